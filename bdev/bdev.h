@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * bdev: the block device contract. A bdev is an object of the control thread; a bdev_channel is its
+ * per-core half, owned by one reactor with the storage role; a bdev_io is one request, owned by the
+ * channel's core from bdev_submit() until its done() runs.
+ *
+ * Bytes, not blocks: any offset and length inside the bdev may be submitted. A driver states the
+ * alignment it needs (align_bytes); the alignment layer (bdev/align.c) above it turns the rest into
+ * read-modify-write, serialised across cores.
+ */
+#ifndef POLLUX_BDEV_BDEV_H
+#define POLLUX_BDEV_BDEV_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/uio.h>
+
+#include "lib/base/compiler.h"
+#include "reactor/reactor.h"
+
+enum bdev_op {
+	BDEV_READ,
+	BDEV_WRITE,
+	BDEV_FLUSH, /* no range: all writes completed before it, by whichever channel, become durable */
+	BDEV_TRIM,
+	BDEV_WRITE_ZEROES,
+	BDEV_CACHE,
+	BDEV_OPS,
+};
+
+enum bdev_io_flags {
+	BDEV_FUA = 1,	     /* WRITE, TRIM, WRITE_ZEROES: durable before done() */
+	BDEV_NO_HOLE = 2,    /* WRITE_ZEROES: keep the space allocated */
+	BDEV_FAST_ZERO = 4,  /* WRITE_ZEROES: -ENOTSUP at once rather than slower than TRIM would be */
+	BDEV_LEND = 8,	     /* READ: the driver may answer with memory of its own */
+	BDEV_ALIGNED = 16,   /* set by the alignment layer on what it submits itself */
+};
+
+enum bdev_caps {
+	BDEV_CAP_WRITE = 1,	  /* else read-only */
+	BDEV_CAP_FLUSH = 2,
+	BDEV_CAP_FUA = 4,
+	BDEV_CAP_TRIM = 8,
+	BDEV_CAP_WRITE_ZEROES = 16,
+	BDEV_CAP_FAST_ZERO = 32,
+	BDEV_CAP_CACHE = 64,	  /* CACHE does something */
+	BDEV_CAP_LEND = 128,	  /* READ with BDEV_LEND may leave iovcnt 0 and get memory lent */
+	/*
+	 * done() runs before submit() returns, for every operation, and payload memory may have any
+	 * alignment: the caller may pass memory that it takes back right after.
+	 */
+	BDEV_CAP_SYNC = 256,
+	BDEV_CAP_ROTATIONAL = 512,
+};
+
+enum {
+	BDEV_NAME_MAX_BYTES = 255,
+	BDEV_LAYERS_MAX = 8,	  /* of a stack */
+	BDEV_IO_CTX_BYTES = 320,  /* room for all layers' contexts of one request */
+	BDEV_IO_MAX_BYTES = 1 << 20, /* payload of one READ or WRITE; zeroing and trim: no limit */
+	BDEV_IO_MAX_IOVS = 16,
+	BDEV_LENT_IOVS = 2,
+	BDEV_MAX_ALIGN_BYTES = 64 << 10,
+};
+
+struct bdev;
+struct bdev_channel;
+struct bdev_io;
+
+/*
+ * One request. The submitter fills op, flags, offset, length, iov, iovcnt, done; the rest is the
+ * layers'. READ and WRITE: the iovec's bytes sum up to length, except a READ with BDEV_LEND, which has
+ * iovcnt 0 - the driver then sets iov to `lent` and iovcnt; that memory is the driver's and stays
+ * as it is until bdev_io_release().
+ */
+struct bdev_io {
+	struct bdev_channel *ch;
+	void (*done)(struct bdev_io *io); /* on the channel's core; may run before bdev_submit() returns */
+	uint64_t offset;		  /* bytes */
+	uint64_t length;		  /* bytes */
+	struct iovec *iov;
+	uint16_t iovcnt;
+	uint8_t op;    /* enum bdev_op */
+	uint8_t flags; /* enum bdev_io_flags */
+	int32_t status; /* in done(): 0 or -errno */
+	uint64_t started; /* ticks: reactor->now at submit */
+	struct iovec lent[BDEV_LENT_IOVS];
+	TAILQ_ENTRY(bdev_io) link; /* for whoever holds the request: a waiting list of a layer */
+	struct reactor *home; /* core that submitted, where the alignment layer moved it elsewhere */
+	_Alignas(16) uint8_t ctx[BDEV_IO_CTX_BYTES];
+};
+
+/*
+ * A kind of bdev: one folder in bdev/. Functions marked (core) run on the channel's core, the rest on
+ * the control thread.
+ */
+struct bdev_type {
+	const char *name;	  /* "malloc", as in SPEC and the RPC names */
+	const char *product_name; /* as bdev_get_bdevs prints it */
+	size_t channel_ctx_bytes; /* driver's part of a channel, zeroed */
+
+	/* (core) Opens what the core needs: registers files, opens the base's channel. 0 or -errno. */
+	int (*channel_open)(struct bdev_channel *ch);
+	/* (core) No request is in flight. */
+	void (*channel_close)(struct bdev_channel *ch);
+	/*
+	 * (core) Takes n requests; each gets its done() exactly once, through bdev_io_complete(). Offset
+	 * and length are within the bdev and aligned to align_bytes (a length may also end at the bdev's
+	 * last byte); payload memory is aligned to mem_align_bytes.
+	 */
+	void (*submit)(struct bdev_channel *ch, struct bdev_io **ios, unsigned n);
+	/* (core) The lent memory of a READ is no longer used. May be NULL. */
+	void (*release)(struct bdev_channel *ch, struct bdev_io *io);
+	/* (core) A request has passed its time-out: try to end it early. May be NULL. */
+	void (*abort)(struct bdev_channel *ch, struct bdev_io *io);
+
+	/* All channels are closed, nobody has it open: frees what the driver holds, then calls
+	 * bdev_destroyed(bdev). May take its time. */
+	void (*destroy)(struct bdev *bdev);
+	/* Changes the size; calls done(arg, 0 or -errno) once, here or later. May be NULL. */
+	void (*resize)(struct bdev *bdev, uint64_t size_bytes, void (*done)(void *arg, int error),
+		       void *arg);
+	/* Adds driver_specific members for bdev_get_bdevs. May be NULL. */
+	void (*dump_info)(const struct bdev *bdev, json_t *object);
+	/* Adds members for bdev_get_iostat (durability counters, …). May be NULL. */
+	void (*dump_stat)(const struct bdev *bdev, json_t *object);
+};
+
+struct bdev_op_stats {
+	uint64_t ops, bytes, errors;
+	uint64_t latency_ticks, latency_max_ticks;
+};
+
+/* Kept by the owning core, read by the control thread (relaxed, a moment late). */
+struct bdev_stats {
+	struct bdev_op_stats op[BDEV_OPS];
+};
+
+/* The per-core half of a bdev. */
+struct bdev_channel {
+	struct bdev *bdev;
+	const struct bdev_type *type;
+	uint64_t align_mask; /* align_bytes - 1; all ones while the bdev is in serial mode */
+	struct reactor *reactor;
+	struct bdev_channel *base; /* of the bdev below, or NULL */
+	uint32_t inflight;	   /* submitted and not done, plus lent and not released */
+	uint32_t refs;		   /* opened this often on this core */
+	void (*drained)(struct bdev_channel *ch); /* called when inflight falls to 0 while closing */
+	struct bdev_stats stats;
+	struct align_channel *align; /* the alignment layer's part, NULL where align_bytes is 1 */
+	_Alignas(16) uint8_t ctx[];  /* channel_ctx_bytes of the driver */
+};
+
+enum bdev_event {
+	BDEV_EVENT_RESIZE, /* size_bytes changed */
+	BDEV_EVENT_REMOVE, /* the holder must let go, soon: close channels, then bdev_release() */
+};
+
+/* A hold on a bdev: an export's, or that of the bdev above. Owned by the holder. Control thread. */
+struct bdev_claim {
+	struct bdev *bdev;
+	const char *holder; /* "export disk", "bdev delay0": for messages */
+	bool write;
+	void (*event)(struct bdev_claim *claim, enum bdev_event event);
+	TAILQ_ENTRY(bdev_claim) link;
+};
+
+/*
+ * Embedded in the driver's own struct. The driver fills what is above the line before
+ * bdev_register(); the registry owns the rest. Geometry is constant but for size_bytes.
+ */
+struct bdev {
+	const struct bdev_type *type;
+	char name[BDEV_NAME_MAX_BYTES + 1];
+	char uuid[37]; /* empty: a random one is made */
+	_Atomic uint64_t size_bytes;
+	uint32_t block_size;	  /* reported: 512 or 4096, … */
+	uint32_t physical_block_size; /* 0: block_size */
+	uint32_t align_bytes;	  /* of offset and length; power of two, 1: none */
+	uint32_t mem_align_bytes; /* of payload memory; power of two, 1: none */
+	uint32_t caps;		  /* enum bdev_caps */
+	uint32_t io_ctx_bytes;	  /* this layer's part of bdev_io.ctx */
+	int numa_id;		  /* REGION_ANY_NODE or the node its memory lies on */
+	struct bdev *base;	  /* the bdev below, claimed by this one's driver, or NULL */
+	/* ---- the registry's ---- */
+	uint32_t io_ctx_offset; /* of this layer's part of bdev_io.ctx */
+	bool removing;
+	unsigned pending; /* asynchronous work of the registry on it */
+	TAILQ_HEAD(, bdev_claim) claims;
+	TAILQ_ENTRY(bdev) link;
+	struct align_state *align; /* of the alignment layer, NULL where align_bytes is 1 */
+	struct bdev_channel *_Atomic channels[REACTOR_MAX]; /* by reactor index */
+	struct bdev_stats past;	 /* of channels that were closed */
+	void (*removed)(void *arg, int error); /* bdev_remove()'s callback */
+	void *removed_arg;
+};
+
+/* ---- Registry: control thread ---- */
+
+/*
+ * Makes it visible under its name. Returns 0; -EEXIST (name taken, -EEXIST as SPDK's -17), -EINVAL
+ * (bad name, size 0, size beyond INT64_MAX, bad geometry, too many layers), -ENOMEM. On error the
+ * driver still owns it.
+ */
+int bdev_register(struct bdev *bdev);
+struct bdev *bdev_find(const char *name);
+/* bdev_first(), bdev_next(): in order of registration. */
+struct bdev *bdev_first(void);
+struct bdev *bdev_next(const struct bdev *bdev);
+/* Why a new bdev of this name cannot be: 0, -EEXIST, -EINVAL. Before slow work is begun. */
+int bdev_check_name(const char *name);
+/* "Malloc3": prefix and the lowest number free. */
+void bdev_make_name(const char *prefix, char name[BDEV_NAME_MAX_BYTES + 1]);
+
+/*
+ * claim->holder, write, event are set by the caller. Returns 0; -EBUSY where write is asked for and
+ * held, or an exclusive holder is there; -EPERM for write on a read-only bdev; -ENODEV while it is
+ * being removed.
+ */
+int bdev_claim(struct bdev *bdev, struct bdev_claim *claim);
+void bdev_release(struct bdev_claim *claim);
+/* The first claim's holder, or NULL. */
+const char *bdev_holder(const struct bdev *bdev);
+
+/*
+ * Takes it out of the registry: -EBUSY at once where it is claimed and !force. With force every
+ * holder gets BDEV_EVENT_REMOVE first. done(arg, 0) when all is freed. Returns 0 (done will be called,
+ * maybe before it returns) or -errno (it will not).
+ */
+int bdev_remove(struct bdev *bdev, bool force, void (*done)(void *arg, int error), void *arg);
+/* From type->destroy(), when the driver is done; the driver frees its struct right after it returns. */
+void bdev_destroyed(struct bdev *bdev);
+
+/* From a driver: size_bytes has changed; tells holders. */
+void bdev_resized(struct bdev *bdev);
+
+/* The sum over all channels, past and present. */
+void bdev_get_stats(const struct bdev *bdev, struct bdev_stats *stats);
+void bdev_reset_stats(struct bdev *bdev);
+
+/*
+ * Opens (closes) a channel on every reactor with the storage role; done(arg, 0 or -errno) later, on
+ * the control thread; on error none is left open. Opened and closed as often as there are holders.
+ * Closing waits for the requests in flight.
+ */
+void bdev_open_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg);
+void bdev_close_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg);
+
+/* ---- Channel: on its core ---- */
+
+/* The channel on this core, NULL where none is open. */
+static inline struct bdev_channel *bdev_channel_here(struct bdev *bdev)
+{
+	return atomic_load_explicit(&bdev->channels[reactor_self->index], memory_order_acquire);
+}
+
+/* For drivers of a layer: opens (closes) the base's channel on this core. NULL: errno tells why. */
+struct bdev_channel *bdev_channel_get(struct bdev *bdev);
+void bdev_channel_put(struct bdev_channel *ch);
+
+/* The alignment layer's entry (bdev/align.c). */
+void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io);
+
+/*
+ * Submits one request that lies inside the bdev. done() runs exactly once. The stack is not bounded
+ * where done() submits again at once: callers loop instead of recursing.
+ */
+static inline void bdev_submit(struct bdev_channel *ch, struct bdev_io *io)
+{
+	io->ch = ch;
+	io->started = ch->reactor->now;
+	ch->inflight++;
+	if (unlikely((io->offset | io->length) & ch->align_mask))
+		bdev_align_submit(ch, io);
+	else
+		ch->type->submit(ch, &io, 1);
+}
+
+void bdev_channel_drained(struct bdev_channel *ch);
+
+/* From a driver: io->status is set (0 or -errno); accounts for it and calls done(). */
+static inline void bdev_io_complete(struct bdev_io *io, int status)
+{
+	struct bdev_channel *ch = io->ch;
+	struct bdev_op_stats *stats = &ch->stats.op[io->op];
+	uint64_t ticks = ch->reactor->now - io->started;
+	io->status = status;
+	stats->ops++;
+	stats->bytes += io->length;
+	stats->latency_ticks += ticks;
+	if (unlikely(ticks > stats->latency_max_ticks))
+		stats->latency_max_ticks = ticks;
+	if (unlikely(status < 0))
+		stats->errors++;
+	if (io->iov != io->lent || io->op != BDEV_READ || !io->iovcnt) {
+		io->done(io);
+		if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
+			bdev_channel_drained(ch);
+	} else {
+		io->done(io); /* a loan: counts as in flight until bdev_io_release() */
+	}
+}
+
+/* True in done(): the payload of this READ is lent and must be released. */
+static inline bool bdev_io_is_lent(const struct bdev_io *io)
+{
+	return io->op == BDEV_READ && io->iov == io->lent && io->iovcnt;
+}
+
+/* On the channel's core: the loan returns. */
+static inline void bdev_io_release(struct bdev_channel *ch, struct bdev_io *io)
+{
+	if (ch->type->release)
+		ch->type->release(ch, io);
+	if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
+		bdev_channel_drained(ch);
+}
+
+/* ---- Layers ---- */
+
+/* This layer's context in a request. */
+static inline void *bdev_io_ctx(const struct bdev *bdev, struct bdev_io *io)
+{
+	return io->ctx + bdev->io_ctx_offset;
+}
+
+/* What a layer keeps of the layer above while the request is below: first member of its context. */
+struct bdev_io_frame {
+	struct bdev_channel *ch;
+	void (*done)(struct bdev_io *io);
+	uint64_t started;
+};
+
+/*
+ * Passes a request to the base unchanged; `done` (of the layer) runs when the base has completed it,
+ * and must end in bdev_io_pop(). The layer's context begins with a struct bdev_io_frame.
+ */
+static inline void bdev_io_push(struct bdev_channel *ch, struct bdev_io *io,
+				void (*done)(struct bdev_io *io))
+{
+	struct bdev_io_frame *frame = bdev_io_ctx(ch->bdev, io);
+	frame->ch = ch;
+	frame->done = io->done;
+	frame->started = io->started;
+	io->done = done;
+	bdev_submit(ch->base, io);
+}
+
+/* Restores the upper layer's view; the layer then calls bdev_io_complete(). */
+static inline struct bdev_channel *bdev_io_pop(const struct bdev *bdev, struct bdev_io *io)
+{
+	struct bdev_io_frame *frame = bdev_io_ctx(bdev, io);
+	io->ch = frame->ch;
+	io->done = frame->done;
+	io->started = frame->started;
+	return frame->ch;
+}
+
+#endif
