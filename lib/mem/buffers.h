@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * buffers: a core's I/O buffers, page-aligned powers of two from 4 KiB to 1 MiB, cut from one region
- * (a buddy allocator with quick lists). One owner core; no lock. A free buffer is poisoned under
- * ASan. Memory never grows: an empty pool answers NULL, and the caller waits for a release.
+ * buffers: a core's I/O buffers, page-aligned powers of two from 4 KiB to 1 MiB, cut from one
+ * region (a buddy allocator with quick lists). One owner core; no lock. A free buffer is poisoned
+ * under ASan. Memory never grows: an empty pool answers NULL, and the caller waits for a release.
  */
 #ifndef POLLUX_LIB_MEM_BUFFERS_H
 #define POLLUX_LIB_MEM_BUFFERS_H
@@ -21,7 +21,7 @@ enum {
 
 struct buffers {
 	struct region region;
-	uint8_t *orders;	     /* per 4 KiB page: order and state of the block that starts there */
+	uint8_t *orders; /* per 4 KiB page: order and state of the block that starts there */
 	struct buffer_links *links; /* per 4 KiB page: neighbours in the free list */
 	uint32_t heads[BUFFER_ORDERS];
 	uint32_t quick[BUFFER_ORDERS]; /* freed blocks not yet merged, singly linked */
@@ -34,7 +34,8 @@ struct buffers {
 int buffers_init(struct buffers *buffers, size_t bytes, int node);
 void buffers_fini(struct buffers *buffers);
 
-/* At least `bytes` (1 … BUFFER_MAX_BYTES), page aligned, content undefined; NULL if there is none. */
+/* At least `bytes` (1 … BUFFER_MAX_BYTES), page aligned, content undefined; NULL if there is none.
+ */
 void *buffers_get(struct buffers *buffers, size_t bytes);
 void buffers_put(struct buffers *buffers, void *buffer);
 
