@@ -49,8 +49,9 @@ enum bdev_caps {
 	BDEV_CAP_CACHE = 64,	  /* CACHE does something */
 	BDEV_CAP_LEND = 128,	  /* READ with BDEV_LEND may leave iovcnt 0 and get memory lent */
 	/*
-	 * done() runs before submit() returns, for every operation, and payload memory may have any
-	 * alignment: the caller may pass memory that it takes back right after.
+	 * READ and WRITE: done() runs before submit() returns, and payload memory may have any
+	 * alignment: the caller may pass memory that it takes back right after. The other operations
+	 * may take longer.
 	 */
 	BDEV_CAP_SYNC = 256,
 	BDEV_CAP_ROTATIONAL = 512,
@@ -116,6 +117,11 @@ struct bdev_type {
 	void (*release)(struct bdev_channel *ch, struct bdev_io *io);
 	/* (core) A request has passed its time-out: try to end it early. May be NULL. */
 	void (*abort)(struct bdev_channel *ch, struct bdev_io *io);
+	/*
+	 * (core) The channel is about to be drained (its last user closes it, the bdev is removed or
+	 * reset): end what would otherwise wait for long, with -ECANCELED. May be NULL.
+	 */
+	void (*cancel)(struct bdev_channel *ch);
 
 	/* All channels are closed, nobody has it open: frees what the driver holds, then calls
 	 * bdev_destroyed(bdev). May take its time. */
