@@ -133,7 +133,7 @@ enum nbd_error {
 enum nbd_state { NBD_STATE_HOLE = 1 << 0, NBD_STATE_ZERO = 1 << 1 };
 
 enum {
-	NBD_MAX_STRING_BYTES = 4096,  /* names, descriptions, error messages */
+	NBD_MAX_STRING_BYTES = 4096, /* names, descriptions, error messages */
 	NBD_MAX_PAYLOAD_BYTES = 64 << 20,
 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * request: decoding and checking of one transmission request. Pure, inline: the hot path.
+ * request: decoding and checking of one transmission request. Pure; any thread. The good path of
+ * READ and WRITE is inline, since every request takes it; all else is in request.c.
  * Source: proto.md, "Request message", "Request types", "Command flags", "Error values".
  */
 #ifndef POLLUX_LIB_NBD_REQUEST_H
@@ -8,9 +9,19 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
+#include "lib/base/compiler.h"
 #include "lib/nbd/proto.h"
 #include "lib/nbd/server.h"
+
+enum {
+	/* A payload this much beyond the limit is still read and dropped; a longer one is fatal. */
+	NBD_MAX_DRAIN_BYTES = 64 << 20,
+	/* No client with extended headers is cut off for a payload up to this, whatever the limit.
+	 */
+	NBD_PORTABLE_PAYLOAD_BYTES = 32 << 20,
+};
 
 /* A request in host order; `cookie` stays as it came. */
 struct nbd_command_request {
@@ -27,6 +38,8 @@ struct nbd_limits {
 	uint16_t transmission_flags;
 	enum nbd_mode mode;
 	bool contexts; /* BLOCK_STATUS was negotiated */
+	uint32_t
+		block_mask; /* minimum block - 1, where the client promised to keep to it; 0: any */
 };
 
 static inline size_t nbd_request_bytes(enum nbd_mode mode)
@@ -39,15 +52,65 @@ static inline size_t nbd_request_bytes(enum nbd_mode mode)
  * Decodes nbd_request_bytes(mode) bytes. Returns false on a wrong magic: the stream can not be
  * followed any more, the connection ends.
  */
-bool nbd_request_decode(const uint8_t *bytes, enum nbd_mode mode, struct nbd_command_request *request);
+static inline bool nbd_request_decode(const uint8_t *bytes, enum nbd_mode mode,
+				      struct nbd_command_request *request)
+{
+	if (unlikely(mode == NBD_MODE_EXTENDED)) {
+		const struct nbd_extended_request *wire = (const void *)bytes;
+
+		request->length = be64_get(wire->length);
+		request->offset = be64_get(wire->offset);
+		request->flags = be16_get(wire->flags);
+		request->type = be16_get(wire->type);
+		request->cookie = wire->cookie.raw;
+		request->payload = request->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? request->length : 0;
+		return be32_get(wire->magic) == NBD_MAGIC_EXTENDED_REQUEST;
+	}
+	const struct nbd_request *wire = (const void *)bytes;
+
+	request->length = be32_get(wire->length);
+	request->offset = be64_get(wire->offset);
+	request->flags = be16_get(wire->flags);
+	request->type = be16_get(wire->type);
+	request->cookie = wire->cookie.raw;
+	request->payload = request->type == NBD_CMD_WRITE ? request->length : 0;
+	return be32_get(wire->magic) == NBD_MAGIC_REQUEST;
+}
+
+/* The whole of nbd_request_check(), for what its inline part does not pass. */
+uint32_t nbd_request_check_slowly(const struct nbd_command_request *request,
+				  const struct nbd_limits *limits, bool *fatal,
+				  const char **message);
 
 /*
  * Whether the request may be carried out: 0 or the error to answer (enum nbd_error). Either way
  * request->payload bytes must be consumed; *fatal says that they can not be (a payload beyond what
  * the server is willing to read): the connection ends after the error. *message: a constant
  * sentence for structured error replies, set where the result is not 0.
+ *
+ * A length of 0 is refused, except for FLUSH (where it must be 0) and DISC (where nothing is
+ * checked, since it is never answered). A BLOCK_STATUS with a payload passes if the payload may be
+ * a filter at all; its content and effect length are for nbd_status_filter_parse() (reply.h).
  */
-uint32_t nbd_request_check(const struct nbd_command_request *request, const struct nbd_limits *limits,
-			   bool *fatal, const char **message);
+static inline uint32_t nbd_request_check(const struct nbd_command_request *request,
+					 const struct nbd_limits *limits, bool *fatal,
+					 const char **message)
+{
+	uint16_t plain = 0;
+
+	if (request->type == NBD_CMD_WRITE && limits->mode == NBD_MODE_EXTENDED)
+		plain = NBD_CMD_FLAG_PAYLOAD_LEN;
+	/* length - 1 wraps for a length of 0, and so fails with those that are too long */
+	if (likely(request->type <= NBD_CMD_WRITE && request->flags == plain &&
+		   request->length - 1 < limits->max_payload && request->offset <= limits->size &&
+		   request->length <= limits->size - request->offset &&
+		   !((request->offset | request->length) & limits->block_mask) &&
+		   !(request->type == NBD_CMD_WRITE &&
+		     limits->transmission_flags & NBD_FLAG_READ_ONLY))) {
+		*fatal = false;
+		return NBD_SUCCESS;
+	}
+	return nbd_request_check_slowly(request, limits, fatal, message);
+}
 
 #endif
