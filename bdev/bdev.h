@@ -36,7 +36,6 @@ enum bdev_io_flags {
 	BDEV_NO_HOLE = 2,    /* WRITE_ZEROES: keep the space allocated */
 	BDEV_FAST_ZERO = 4,  /* WRITE_ZEROES: -ENOTSUP at once rather than slower than TRIM would be */
 	BDEV_LEND = 8,	     /* READ: the driver may answer with memory of its own */
-	BDEV_ALIGNED = 16,   /* set by the alignment layer on what it submits itself */
 };
 
 enum bdev_caps {
@@ -90,7 +89,11 @@ struct bdev_io {
 	uint64_t started; /* ticks: reactor->now at submit */
 	struct iovec lent[BDEV_LENT_IOVS];
 	TAILQ_ENTRY(bdev_io) link; /* for whoever holds the request: a waiting list of a layer */
-	struct reactor *home; /* core that submitted, where the alignment layer moved it elsewhere */
+	struct {	      /* the alignment layer's, while it holds the request */
+		struct hop hop;
+		struct bdev_channel *home; /* where it was submitted */
+		void (*done)(struct bdev_io *io);
+	} align;
 	_Alignas(16) uint8_t ctx[BDEV_IO_CTX_BYTES];
 };
 
@@ -149,12 +152,12 @@ struct bdev_stats {
 struct bdev_channel {
 	struct bdev *bdev;
 	const struct bdev_type *type;
-	uint64_t align_mask; /* align_bytes - 1; all ones while the bdev is in serial mode */
 	struct reactor *reactor;
 	struct bdev_channel *base; /* of the bdev below, or NULL */
 	uint32_t inflight;	   /* submitted and not done, plus lent and not released */
 	uint32_t refs;		   /* opened this often on this core */
 	void (*drained)(struct bdev_channel *ch); /* called when inflight falls to 0 while closing */
+	void *drained_arg;
 	struct bdev_stats stats;
 	struct align_channel *align; /* the alignment layer's part, NULL where align_bytes is 1 */
 	_Alignas(16) uint8_t ctx[];  /* channel_ctx_bytes of the driver */
@@ -190,7 +193,9 @@ struct bdev {
 	uint32_t caps;		  /* enum bdev_caps */
 	uint32_t io_ctx_bytes;	  /* this layer's part of bdev_io.ctx */
 	int numa_id;		  /* REGION_ANY_NODE or the node its memory lies on */
-	struct bdev *base;	  /* the bdev below, claimed by this one's driver, or NULL */
+	/* The bdev below, claimed by this one's driver, or NULL. Alignment is the lowest bdev's alone:
+	 * bdev_register() sets align_bytes to 1 where there is a base. */
+	struct bdev *base;
 	/* ---- the registry's ---- */
 	uint32_t io_ctx_offset; /* of this layer's part of bdev_io.ctx */
 	bool removing;
@@ -279,7 +284,7 @@ static inline void bdev_submit(struct bdev_channel *ch, struct bdev_io *io)
 	io->ch = ch;
 	io->started = ch->reactor->now;
 	ch->inflight++;
-	if (unlikely((io->offset | io->length) & ch->align_mask))
+	if (ch->align)
 		bdev_align_submit(ch, io);
 	else
 		ch->type->submit(ch, &io, 1);

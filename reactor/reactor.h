@@ -28,6 +28,8 @@ enum {
 	REACTOR_CONTROL_MESSAGES = 4096,
 	REACTOR_HOP_ENTRIES = 1024, /* of one I/O ring */
 	REACTOR_HOP_BURST = 32,
+	URING_SQ_ENTRIES = 1024,
+	URING_CQ_ENTRIES = 32768, /* more than can be in flight: the CQ must not overflow */
 };
 
 struct reactor;
@@ -64,12 +66,14 @@ struct hop {
 };
 
 struct reactor_stats {
-	uint64_t loops, busy_ticks, idle_ticks, sleeps, wakeups, messages;
+	uint64_t loops, busy_ticks, idle_ticks, sleeps, messages;
 };
 
 /* The per-destination half of an I/O ring: the sender's. */
 struct hop_lane {
 	struct rte_ring *ring;
+	struct deferred flush;
+	unsigned destination;
 	struct hop *staged_first, **staged_last; /* not yet on the ring */
 	uint64_t sent, stalls;			 /* stalls: the ring was full */
 	uint64_t bursts;
@@ -82,9 +86,12 @@ struct reactor {
 	struct deferred *deferred_first, **deferred_last;
 	struct buffers buffers; /* this core's I/O buffers */
 	TAILQ_HEAD(, poller) pollers;
-	TAILQ_HEAD(, timer) timers; /* by due time */
+	TAILQ_HEAD(timer_list, timer) timers; /* by due time */
 	struct hop_lane *lanes;	    /* [reactor_count], to each peer */
 	struct reactor_stats stats;
+	struct uring_op wake_op;
+	uint64_t wake_value;
+	uint64_t last_work; /* ticks */
 	bool stopping;
 	/* constant after start */
 	unsigned index; /* 0 … reactor_count-1 */
@@ -93,11 +100,10 @@ struct reactor {
 	unsigned roles; /* enum reactor_role */
 	unsigned lcore;
 	int wake_fd;
-	struct uring_op wake_op;
-	uint64_t wake_value;
 	/* shared */
 	cache_aligned _Atomic uint32_t sleeping;
 	struct rte_ring *control; /* MPSC */
+	_Atomic int started;	  /* 0 not yet, 1 runs, -errno */
 	cache_aligned _Atomic uint32_t load; /* connections placed here */
 };
 

@@ -23,6 +23,8 @@
 		max_a_ > max_b_ ? max_a_ : max_b_;                                                 \
 	})
 /* The struct of type `type` whose member `member` stands at `pointer`. */
+#ifndef container_of
 #define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+#endif
 
 #endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * probe: asks the kernel once what its io_uring can do, and says in words why it can not be used.
+ * Called before any ring is made; any thread.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "lib/uring/uring.h"
+
+static void explain(int error, char *why, size_t why_bytes)
+{
+	switch (error) {
+	case -EPERM:
+	case -EACCES:
+		snprintf(why, why_bytes,
+			 "io_uring is forbidden here: see sysctl kernel.io_uring_disabled (0 allows "
+			 "it), and the seccomp profile of the container or service");
+		break;
+	case -ENOSYS:
+		snprintf(why, why_bytes,
+			 "this kernel has no io_uring, or a seccomp profile hides it");
+		break;
+	case -EINVAL:
+		snprintf(why, why_bytes,
+			 "this kernel's io_uring is too old: Linux 6.1 or newer is needed");
+		break;
+	case -ENOMEM:
+		snprintf(why, why_bytes,
+			 "no memory for an io_uring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory "
+			 "cgroup's limit");
+		break;
+	case -EMFILE:
+	case -ENFILE:
+		snprintf(why, why_bytes, "no file descriptor is left for an io_uring (ulimit -n)");
+		break;
+	default:
+		snprintf(why, why_bytes, "io_uring can not be set up: %s", strerror(-error));
+	}
+}
+
+int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes)
+{
+	memset(caps, 0, sizeof(*caps));
+	struct io_uring ring;
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+	};
+	int error = io_uring_queue_init_params(8, &ring, &params);
+	if (error) {
+		explain(error, why, why_bytes);
+		return error;
+	}
+	struct io_uring_probe *probe = io_uring_get_probe_ring(&ring);
+	if (probe) {
+		caps->send_zc = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
+		caps->uring_cmd = io_uring_opcode_supported(probe, IORING_OP_URING_CMD);
+		io_uring_free_probe(probe);
+	}
+	/* DEFER_TASKRUN (6.1) is younger than all of these */
+	caps->buf_ring = caps->multishot_recv = caps->multishot_accept = true;
+	caps->sparse_files = io_uring_register_files_sparse(&ring, 1) == 0;
+	caps->sparse_buffers = io_uring_register_buffers_sparse(&ring, 1) == 0;
+	caps->fixed_buffers = caps->sparse_buffers;
+	io_uring_queue_exit(&ring);
+	return 0;
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * hop: the I/O rings, one SPSC ring for each ordered pair of reactors. What a pass sends is staged in
+ * the lane and put on the ring in one burst at the end of the pass; a full ring leaves it staged for
+ * the next pass (and counts a stall), so a sender never waits.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reactor/internal.h"
+
+int hop_init(struct reactor *reactor, unsigned count)
+{
+	reactor->lanes = calloc(count, sizeof(*reactor->lanes));
+	if (!reactor->lanes)
+		return -ENOMEM;
+	ssize_t bytes = rte_ring_get_memsize(REACTOR_HOP_ENTRIES);
+	if (bytes < 0)
+		return bytes;
+	for (unsigned i = 0; i < count; i++) {
+		struct hop_lane *lane = &reactor->lanes[i];
+		lane->staged_last = &lane->staged_first;
+		lane->destination = i;
+		if (i == reactor->index)
+			continue;
+		lane->ring = aligned_alloc(CACHE_LINE_BYTES,
+					   ((size_t)bytes + CACHE_LINE_BYTES - 1) /
+						   CACHE_LINE_BYTES * CACHE_LINE_BYTES);
+		if (!lane->ring)
+			return -ENOMEM;
+		int error = rte_ring_init(lane->ring, "hop", REACTOR_HOP_ENTRIES,
+					  RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+void hop_fini(struct reactor *reactor, unsigned count)
+{
+	if (!reactor->lanes)
+		return;
+	for (unsigned i = 0; i < count; i++)
+		free(reactor->lanes[i].ring);
+	free(reactor->lanes);
+	reactor->lanes = NULL;
+}
+
+/* At the end of a pass. */
+static void lane_flush(struct deferred *deferred)
+{
+	struct hop_lane *lane = container_of(deferred, struct hop_lane, flush);
+	while (lane->staged_first) {
+		void *burst[REACTOR_HOP_BURST];
+		unsigned n = 0;
+		for (struct hop *hop = lane->staged_first; hop && n < REACTOR_HOP_BURST;
+		     hop = hop->next)
+			burst[n++] = hop;
+		unsigned room = rte_ring_free_count(lane->ring);
+		if (n > room)
+			n = room;
+		if (!n) {
+			lane->stalls++;
+			reactor_defer(reactor_self, deferred);
+			break;
+		}
+		/* before the enqueue: from there on the hops are the receiver's */
+		lane->staged_first = ((struct hop *)burst[n - 1])->next;
+		if (!lane->staged_first)
+			lane->staged_last = &lane->staged_first;
+		rte_ring_sp_enqueue_bulk(lane->ring, burst, n, NULL);
+		lane->sent += n;
+		lane->bursts++;
+	}
+	reactor_wake(reactors[lane->destination]);
+}
+
+void reactor_hop(unsigned destination, struct hop *hop)
+{
+	struct hop_lane *lane = &reactor_self->lanes[destination];
+	hop->next = NULL;
+	*lane->staged_last = hop;
+	lane->staged_last = &hop->next;
+	if (!lane->flush.queued) {
+		lane->flush.run = lane_flush;
+		reactor_defer(reactor_self, &lane->flush);
+	}
+}
+
+unsigned hop_drain(struct reactor *reactor)
+{
+	unsigned total = 0;
+	for (unsigned i = 0; i < reactor_count; i++) {
+		if (i == reactor->index)
+			continue;
+		struct hop *burst[REACTOR_HOP_BURST];
+		unsigned n = rte_ring_sc_dequeue_burst(reactors[i]->lanes[reactor->index].ring,
+						       (void **)burst, REACTOR_HOP_BURST, NULL);
+		for (unsigned k = 0; k < n; k++)
+			burst[k]->arrive(burst[k]);
+		total += n;
+	}
+	return total;
+}
+
+bool hop_waiting(const struct reactor *reactor)
+{
+	for (unsigned i = 0; i < reactor_count; i++) {
+		if (i != reactor->index &&
+		    !rte_ring_empty(reactors[i]->lanes[reactor->index].ring))
+			return true;
+	}
+	return false;
+}
