@@ -1,0 +1,91 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Installs what is missing, builds Pollux three ways with warnings as errors, and tests each.
+#
+# usage: test.sh [--full] [-j N] [--filter TEST[:CASE]] [--builds LIST]
+#   --full            every crossing of the matrix, long soaks (an hour or more)
+#   -j N              tests at a time (default: the number of processors)
+#   --filter T[:C]    only tests whose name contains T; of functional ones only cases that contain C
+#   --builds LIST     of release,asan,tsan (default: all); tsan runs the unit tests of what threads share
+# The last line is "N passed, N failed[, N skipped]" over all builds; the exit status is 0 if none failed.
+set -eu
+. "$(dirname "$0")/lib.sh"
+
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace"
+full= jobs=$(nproc) filter= cases= builds=release,asan,tsan
+while [ $# -gt 0 ]; do
+	case $1 in
+	--full) full=1 ;;
+	-j) jobs=${2:?-j needs a number} && shift ;;
+	-j*) jobs=${1#-j} ;;
+	--filter) filter=${2:?--filter needs a name} && shift ;;
+	--filter=*) filter=${1#*=} ;;
+	--builds) builds=${2:?--builds needs a list} && shift ;;
+	--builds=*) builds=${1#*=} ;;
+	-h | --help)
+		sed -n '3,11s/^# \{0,1\}//p' "$0"
+		exit 0
+		;;
+	*) die "unknown option $1 (see --help)" ;;
+	esac
+	shift
+done
+case $filter in
+*:*) cases=${filter#*:} filter=${filter%%:*} ;;
+esac
+export POLLUX_TEST_FULL=${full:-0} POLLUX_TEST_CASES=$cases
+
+# The tests need many descriptors; the soft limit may be low where the hard one is not.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || :
+
+use_system_python
+# shellcheck disable=SC2086
+install_packages $build_packages $test_packages
+
+results=()
+# test_build DIRECTORY SUITES: runs the tests of a built directory and notes where the results lie.
+test_build() {
+	local dir=$1 names name multiplier=1
+	shift
+	rm -f "$dir/meson-logs/testlog.json"
+	names=$(meson introspect --tests "$dir" | /usr/bin/python3 "$root/test/functional/results.py" \
+		--list "$filter" "$@")
+	[ -n "$names" ] || return 0
+	[ -z "$full" ] || multiplier=20
+	say "== testing in ${dir##*/} =="
+	# shellcheck disable=SC2086
+	meson test -C "$dir" --no-rebuild --num-processes "$jobs" --timeout-multiplier "$multiplier" \
+		--print-errorlogs $names >&2 || :
+	results+=("$dir")
+}
+
+for name in ${builds//,/ }; do
+	case $name in
+	release)
+		dir=$root/build
+		configure "$dir" --buildtype=release -Dwerror=true
+		say "== building in build =="
+		build "$dir"
+		test_build "$dir"
+		;;
+	asan)
+		dir=$root/build-asan
+		configure "$dir" --buildtype=debugoptimized -Dwerror=true -Db_lundef=false \
+			-Db_sanitize=address,undefined
+		say "== building in build-asan =="
+		build "$dir"
+		test_build "$dir"
+		;;
+	tsan)
+		dir=$root/build-tsan
+		configure "$dir" --buildtype=debugoptimized -Dwerror=true -Db_lundef=false \
+			-Db_sanitize=thread
+		say "== building in build-tsan =="
+		build "$dir"
+		test_build "$dir" tsan
+		;;
+	*) die "unknown build $name" ;;
+	esac
+done
+
+exec /usr/bin/python3 "$root/test/functional/results.py" "${results[@]}"

@@ -1,0 +1,100 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+Sums up what meson's tests left in build directories; used by scripts/test.sh.
+
+usage: results.py DIRECTORY...           cases passed, failed and skipped; the exit status tells
+       results.py --list NAME [SUITE...] names of the tests whose name contains NAME, from
+                                         `meson introspect --tests` on standard input
+A test that speaks TAP counts by its cases, any other as one. A test that fails without a failed case
+(a crash, a time-out, a wrong plan) counts as one failure more.
+"""
+
+import json
+import os
+import re
+import sys
+
+CASE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(?P<name>[^#]*?)\s*(?:#\s*(?P<directive>\w+)\s*(?P<why>.*))?$")
+PLAN = re.compile(r"^1\.\.(\d+)")
+
+
+class Counts:
+    """The sum, and what is worth a line of its own."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failures = []
+        self.skips = []
+
+    def add_case(self, test, match):
+        name = f"{test}: {match['name']}"
+        directive = (match["directive"] or "").upper()
+        if match[0].startswith("not "):
+            self.failures.append(name)
+        elif directive == "SKIP":
+            self.skips.append(f"{name}: {match['why']}")
+        else:
+            self.passed += 1
+
+    def add_test(self, where, entry):
+        test = f"{where}: {entry['name'].split(' / ')[-1]}"
+        result = entry["result"]
+        lines = (entry.get("stdout") or "").splitlines()
+        before = len(self.failures)
+        if any(PLAN.match(line) for line in lines):
+            cases = 0
+            for line in lines:
+                match = CASE.match(line)
+                if match:
+                    self.add_case(test, match)
+                    cases += 1
+                elif not cases and re.match(r"^1\.\.0\b.*#\s*skip", line, re.I):
+                    self.skips.append(f"{test}: {line.partition('#')[2].strip()[5:]}")
+            if result in ("OK", "SKIP"):
+                return
+        elif result in ("OK", "EXPECTEDFAIL"):
+            self.passed += 1
+            return
+        elif result == "SKIP":
+            why = [line for line in lines + (entry.get("stderr") or "").splitlines() if line.strip()]
+            self.skips.append(f"{test}: {why[-1].strip() if why else 'it does not say why'}")
+            return
+        if len(self.failures) == before:
+            self.failures.append(f"{test}: {result.lower()}, exit status {entry.get('returncode')}")
+
+
+def summarise(directories):
+    counts = Counts()
+    for directory in directories:
+        where = os.path.basename(directory.rstrip("/"))
+        try:
+            with open(os.path.join(directory, "meson-logs", "testlog.json"), encoding="utf-8") as log:
+                for line in log:
+                    counts.add_test(where, json.loads(line))
+        except FileNotFoundError:
+            counts.failures.append(f"{where}: the tests did not run")
+    for why in counts.skips:
+        print("skipped:", why)
+    for why in counts.failures:
+        print("FAILED:", why)
+    passed, failed = counts.passed, len(counts.failures)
+    skipped = f", {len(counts.skips)} skipped" if counts.skips else ""
+    print(f"{passed} passed, {failed} failed{skipped}")
+    return 1 if failed or not passed else 0
+
+
+def list_tests(part, suites):
+    for test in json.load(sys.stdin):
+        labels = {suite.rpartition(":")[2] for suite in test["suite"]}
+        if part in test["name"] and (not suites or labels & set(suites)):
+            print(test["name"])
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    if sys.argv[1] == "--list":
+        sys.exit(list_tests(sys.argv[2] if len(sys.argv) > 2 else "", sys.argv[3:]))
+    sys.exit(summarise(sys.argv[1:]))
