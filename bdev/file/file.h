@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * file: regular files and block devices as bdevs, through the core's io_uring. Control thread; opening
- * runs on a worker.
+ * file: regular files and block devices as bdevs, through the core's io_uring. Control thread;
+ * opening runs on a worker.
  */
 #ifndef POLLUX_BDEV_FILE_H
 #define POLLUX_BDEV_FILE_H
@@ -23,8 +23,9 @@ struct bdev_file_options {
 
 /*
  * Opens and registers; the options are copied. created(arg, bdev, 0, NULL) or created(arg, NULL,
- * -errno, sentence) runs once, later, on the control thread. The sentence names the path and what is
- * wrong: no such file, permission denied, is a directory, is empty, not a file or block device, in use.
+ * -errno, sentence) runs once, later, on the control thread. The sentence names the path and what
+ * is wrong: no such file, permission denied, is a directory, is empty, not a file or block device,
+ * in use.
  */
 void bdev_file_create(const struct bdev_file_options *options,
 		      void (*created)(void *arg, struct bdev *bdev, int error, const char *why),

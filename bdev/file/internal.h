@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * internal: what the files of the file bdev share. `struct file` belongs to the control thread, but
+ * for its atomic fields and for cores[i], which reactor i writes; `struct file_channel` and
+ * `struct file_io` belong to the channel's core.
+ *
+ * A file in memory (tmpfs, ramfs) is served by system calls inside submit() (inline.c), but for
+ * large zeroings; everything else goes through the core's io_uring (io.c, sync.c, zero.c).
+ */
+#ifndef POLLUX_BDEV_FILE_INTERNAL_H
+#define POLLUX_BDEV_FILE_INTERNAL_H
+
+#include "bdev/file/file.h"
+
+enum {
+	FILE_PAGE_BYTES = 4096,
+	FILE_ZERO_PIECE_BYTES = 1 << 20,   /* of one write of zeroes */
+	FILE_ZERO_PIECES = 4,		   /* such writes in flight for one request */
+	FILE_INLINE_ZERO_BYTES = 4 << 20,  /* in memory, larger ranges are left to the ring */
+	FILE_CACHE_PIECE_BYTES = 1 << 30,  /* fadvise's length has 32 bits in older kernels */
+	FILE_REGION_PIECE_BYTES = 1 << 30, /* the most io_uring registers as one buffer */
+	FILE_REGION_PIECES_MAX = URING_BUFFER_SLOTS,
+	FILE_RETRIES_MAX = 100, /* of -EAGAIN and -EINTR, one request */
+	FILE_WHY_BYTES = 512,
+};
+
+/* Ways to take away or to zero a range; their bits in file->unsupported. */
+enum file_method {
+	FILE_DISCARD,	    /* block device: io_uring's discard command, since Linux 6.12 */
+	FILE_DISCARD_STALE, /* block device: fallocate() with NO_HIDE_STALE, before 6.12 */
+	FILE_PUNCH,	    /* reads as zeroes afterwards, space is given back */
+	FILE_ZERO_RANGE,    /* reads as zeroes, space is kept */
+	FILE_ZERO_WRITE,    /* zeroes are written */
+	FILE_METHODS,	    /* none is left */
+};
+
+/* What reactor i keeps of a file, longer than its channel lives. */
+struct file_core {
+	cache_aligned _Atomic uint64_t fsyncs; /* fdatasync calls completed */
+	_Atomic uint64_t durable_writes;       /* FUA writes completed */
+	_Atomic uint64_t errors;	       /* of both */
+	/*
+	 * For nothing but fdatasync: the kernel reports a write-back error once per open file, and
+	 * a descriptor of its own means that no other core's call can swallow it. -1: none.
+	 */
+	int sync_fd;
+};
+
+struct file_resize {
+	bool active;
+	bool destroy;  /* the bdev is to be destroyed when this is over */
+	bool truncate; /* else the size was changed by somebody else and is only taken over */
+	bool changed;
+	uint64_t old_size, new_size; /* bytes */
+	int error;
+	void (*done)(void *arg, int error);
+	void *arg;
+	_Atomic unsigned draining; /* channels with requests still in flight, plus one */
+};
+
+struct file {
+	struct bdev bdev;
+	/* constant after opening */
+	char *path;
+	int fd;	       /* buffered; holds the lock, or the block device's exclusive claim */
+	int direct_fd; /* O_DIRECT, or -1 */
+	bool memory;   /* tmpfs, ramfs: system calls inside submit() */
+	bool block_device;
+	bool read_only;
+	bool zero_range_slow;	 /* block device that is zeroed by writing */
+	struct file_core *cores; /* [reactor_count] */
+	/* shared */
+	_Atomic int sync_error;	      /* 0, or the first durability error: -errno, for ever */
+	_Atomic uint32_t unsupported; /* bits by enum file_method */
+	_Atomic uint64_t
+		direct_end; /* from here to the end I/O is buffered; UINT64_MAX: no such part */
+	_Atomic uint64_t resize_limit; /* during a resize: the smaller size; else UINT64_MAX */
+	struct file_resize resize;
+};
+
+/* A descriptor as this core's ring knows it. */
+struct file_target {
+	int fd;
+	int slot; /* of the ring's registered files, or negative: use fd */
+};
+
+/* This core's I/O buffer memory as its ring knows it. */
+struct file_region {
+	uintptr_t base;
+	size_t bytes; /* registered; 0: none */
+	int16_t index[FILE_REGION_PIECES_MAX];
+};
+
+/* Where a request is; what abort() has to do depends on it. */
+enum file_stage {
+	FILE_HELD,	   /* waits in held for the end of a resize */
+	FILE_RING,	   /* its own operations are in the ring */
+	FILE_SYNC_WAITING, /* for the next fdatasync */
+	FILE_SYNC_RUNNING, /* for the one in the ring */
+	FILE_FINISHED,	   /* its status is known, done() is about to run */
+};
+
+struct file_io;
+
+/* One write of zeroes. */
+struct file_piece {
+	struct uring_op op;
+	uint64_t offset; /* bytes */
+	uint32_t length; /* bytes still to be written; 0: free */
+	uint8_t index;	 /* in file_io.pieces */
+};
+
+/* The driver's part of a request. */
+struct file_io {
+	struct uring_op op;
+	struct bdev_io *io;
+	uint64_t progress; /* bytes done; while zeroes are written: bytes handed out to pieces */
+	TAILQ_ENTRY(file_io) link;
+	int32_t status;
+	uint8_t stage;	/* enum file_stage */
+	uint8_t method; /* enum file_method */
+	uint8_t tries;
+	uint8_t pieces_busy;
+	bool aborted;
+	struct file_piece pieces[FILE_ZERO_PIECES];
+};
+
+TAILQ_HEAD(file_io_list, file_io);
+
+/* fdatasync, one at a time: who comes while one runs shares the next. */
+struct file_sync {
+	struct uring_op op;
+	bool busy;
+	bool cancelled;
+	uint8_t tries;
+	struct file_io_list running, waiting;
+};
+
+struct file_channel {
+	struct file_target body, tail, sync; /* tail: the body again where there is none */
+	const struct file_region *region;    /* NULL: no fixed buffers */
+	struct file_core *core;
+	uint64_t size; /* bytes; nothing beyond it is touched */
+	uint64_t direct_end;
+	uint32_t inflight; /* without those held */
+	bool paused;	   /* a resize waits for `inflight` to fall to 0, everything new is held */
+	bool draining;	   /* and has not been told yet */
+	bool cancelling;   /* the channel is being drained: what writes zeroes for long stops */
+	struct file_io_list held;
+	struct file_sync syncing;
+};
+
+static inline struct file *file_of(const struct bdev *bdev)
+{
+	return container_of(bdev, struct file, bdev);
+}
+
+static inline struct file_channel *file_channel(struct bdev_channel *ch)
+{
+	return (struct file_channel *)ch->ctx;
+}
+
+/* Its success says that data is on stable storage. */
+static inline bool file_is_durable(const struct bdev_io *io)
+{
+	return io->op == BDEV_FLUSH ||
+	       (io->flags & BDEV_FUA && io->op != BDEV_READ && io->op != BDEV_CACHE);
+}
+
+/* After io_uring_prep_*(), which clears what this sets. */
+static inline void file_set_target(struct io_uring_sqe *sqe, const struct file_target *target)
+{
+	if (likely(target->slot >= 0)) {
+		sqe->fd = target->slot;
+		sqe->flags |= IOSQE_FIXED_FILE;
+	} else {
+		sqe->fd = target->fd;
+	}
+}
+
+/*
+ * The request's bytes before this are read and written through the body's descriptor, the others
+ * through the tail's: those behind direct_end, and the last few of a request that ended where the
+ * file did until the file grew, inside what is now a direct block.
+ */
+static inline uint64_t file_boundary(const struct file_channel *fc, const struct bdev_io *io)
+{
+	uint64_t end = MIN_OF(io->offset + io->length, fc->direct_end);
+	return end & ~(uint64_t)(io->ch->bdev->align_bytes - 1);
+}
+
+/* -EAGAIN and -EINTR say "again", a cancelled request does not want to. */
+static inline bool file_retries(struct file_io *fio, int result)
+{
+	return (result == -EAGAIN || result == -EINTR) && !fio->aborted &&
+	       fio->tries++ < FILE_RETRIES_MAX;
+}
+
+/* Block devices take ranges of whole blocks only, and never end inside a page: they have no tail.
+ */
+static inline uint64_t file_direct_end(const struct file *file, uint64_t size_bytes)
+{
+	if (file->direct_fd < 0 || file->block_device)
+		return UINT64_MAX;
+	return size_bytes &
+	       ~(uint64_t)(MAX_OF(file->bdev.align_bytes, (uint32_t)FILE_PAGE_BYTES) - 1);
+}
+
+/* ---- channel.c ---- */
+int file_channel_open(struct bdev_channel *ch);
+void file_channel_close(struct bdev_channel *ch);
+void file_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n);
+void file_abort(struct bdev_channel *ch, struct bdev_io *io);
+void file_cancel(struct bdev_channel *ch);
+/* Ends a request that was begun; the channel may be gone when it returns. */
+void file_complete(struct file_io *fio, int status);
+/*
+ * Why a request can not be begun: a durability error of the past; or it lies beyond the size,
+ * because it was on its way when the bdev shrank (a write there would make the file grow). 0: it
+ * can.
+ */
+int file_check(struct file *file, const struct file_channel *fc, const struct bdev_io *io);
+/* After a resize: takes the new size over and begins what was held. */
+void file_channel_resume(struct bdev_channel *ch);
+
+/* ---- io.c ---- */
+void file_start_rw(struct file_io *fio);
+void file_start_cache(struct file_io *fio);
+
+/* ---- sync.c ---- */
+/* Ends the request after an fdatasync that begins after this call. */
+void file_sync(struct file_io *fio);
+void file_abort_sync(struct file_io *fio);
+/* A durable write has ended: counts it, and remembers an error of the kind that must not be lost.
+ */
+void file_account_durable(struct file *file, struct file_core *core, int status);
+/* The same for an fdatasync. */
+void file_account_fsync(struct file *file, struct file_core *core, int status);
+
+/* ---- zero.c ---- */
+/* TRIM and WRITE_ZEROES. */
+void file_start_zero(struct file_io *fio);
+void file_abort_zero(struct file_io *fio);
+/* fallocate()'s mode. */
+int file_fallocate_mode(enum file_method method);
+bool file_method_missing(enum file_method method, int error);
+/* The best way for this request, as far as is known; FILE_METHODS: there is none. */
+enum file_method file_choose_method(const struct file *file, const struct bdev_io *io);
+void file_forget_method(struct file *file, enum file_method method);
+/* FILE_ZERO_PIECE_BYTES of zeroes, page aligned. */
+extern uint8_t file_zeroes[];
+
+/* ---- inline.c ---- */
+/* False: the request is one for the ring. Else its done() has run. */
+bool file_submit_inline(struct bdev_channel *ch, struct bdev_io *io);
+
+/* ---- open.c ---- */
+/* On a worker: opens and probes, fills file->bdev but its name. 0, or -errno and a sentence. */
+int file_open(struct file *file, const struct bdev_file_options *options, char why[FILE_WHY_BYTES]);
+/* On a worker: closes what is open. */
+void file_close(struct file *file);
+/* On a worker: the size as it is now. 0 or -errno. */
+int file_read_size(const struct file *file, uint64_t *size_bytes);
+
+/* ---- resize.c ---- */
+void file_resize(struct bdev *bdev, uint64_t size_bytes, void (*done)(void *arg, int error),
+		 void *arg);
+/* Takes over the size that the file or device has now. done() as for resize. */
+void file_rescan(struct bdev *bdev, void (*done)(void *arg, int error), void *arg);
+/* On a core: a channel being paused has become idle. */
+void file_drained(struct file *file);
+
+/* ---- file.c ---- */
+void file_destroy_now(struct file *file);
+
+#endif
