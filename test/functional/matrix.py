@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+The matrix of what a test runs on: backend x transport x core arrangement.
+
+By default six combinations cover every pair of choices; POLLUX_TEST_FULL=1 takes all twelve.
+"""
+
+import harness
+from harness import APART, FULL, TOGETHER
+
+MALLOC, DISK, TMPFS = "malloc", "disk", "tmpfs"
+UNIX, TCP = "unix", "tcp"
+
+PAIRWISE = [(MALLOC, UNIX, TOGETHER), (MALLOC, TCP, APART),
+            (DISK, TCP, TOGETHER), (DISK, UNIX, APART),
+            (TMPFS, UNIX, TOGETHER), (TMPFS, TCP, APART)]
+EVERYTHING = [(backend, transport, arrangement) for backend in (MALLOC, DISK, TMPFS)
+              for transport in (UNIX, TCP) for arrangement in (TOGETHER, APART)]
+
+
+class MatrixTest(harness.TargetTest):
+    """A test case that a combination has been chosen for."""
+
+    combination = PAIRWISE[0]
+
+    def setUp(self):
+        super().setUp()
+        self.backend, self.transport, self.arrangement = self.combination
+        self.cores = harness.cores_of(self.arrangement)
+        self.image = None
+
+    def serve(self, size, content=None, args=(), name="", options="", **kw):
+        """A target with one export of that size on this combination."""
+        spec = f"{name}=" if name else ""
+        if self.backend == MALLOC:
+            spec += f"malloc:{size}"
+        else:
+            directory = (harness.disk_directory() if self.backend == DISK
+                         else harness.tmpfs_directory())
+            self.image = self.make_file(size, directory=directory, content=content)
+            spec += f"file:{self.image}{options}"
+        target = self.start(spec, args=list(args), cores=self.cores, tcp=self.transport == TCP,
+                            **kw)
+        if self.backend == MALLOC and content:
+            with target.connect(name) as client:
+                client.write(0, content)
+                client.disconnect()
+        return target
+
+
+def cross(namespace, *bases, rows=None):
+    """Puts a class for each combination into a module and takes the bases out."""
+    for base in bases:
+        for row in rows or (EVERYTHING if FULL else PAIRWISE):
+            name = base.__name__ + "_" + "_".join(row)
+            namespace[name] = type(name, (base,), {"combination": row,
+                                                   "__module__": base.__module__,
+                                                   "__qualname__": name})
+        namespace.pop(base.__name__, None)
+    namespace.pop("MatrixTest", None)

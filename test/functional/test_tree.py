@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The tree itself: the direction of #include, the head of each file, the generated documents."""
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+import harness
+
+SOURCE = os.environ.get("POLLUX_SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
+LAYERS = ["lib", "reactor", "bdev", "app"]  # each may include itself and what stands before it
+INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
+
+
+def sources(*folders, endings=(".c", ".h")):
+    """(path below the root, text) of each file."""
+    for folder in folders:
+        for base, _, names in os.walk(os.path.join(SOURCE, folder)):
+            for name in sorted(names):
+                if name.endswith(endings):
+                    path = os.path.join(base, name)
+                    with open(path, encoding="utf-8") as file:
+                        yield os.path.relpath(path, SOURCE), file.read()
+
+
+class Tree(unittest.TestCase):
+    def test_include_direction(self):
+        wrong, seen = [], 0
+        for path, text in sources(*LAYERS):
+            rank = LAYERS.index(path.split("/")[0])
+            for included in INCLUDE.findall(text):
+                seen += 1
+                if ".." in included.split("/"):
+                    wrong.append(f"{path} climbs: {included}")
+                folder = included.split("/")[0]
+                if folder == "test" or folder in LAYERS and LAYERS.index(folder) > rank:
+                    wrong.append(f"{path} includes {included}")
+        self.assertGreater(seen, 50, "the sources were not found")
+        self.assertEqual(wrong, [])
+
+    def test_licence_line(self):
+        bare = [path for path, text in sources(*LAYERS, "test", "scripts",
+                                               endings=(".c", ".h", ".py", ".sh"))
+                if "SPDX-License-Identifier: BSD-3-Clause" not in text[:200]]
+        self.assertEqual(bare, [])
+
+
+class Documents(harness.TargetTest):
+    def test_rpc_reference(self):
+        """doc/rpc.md is what the running target's schema gives."""
+        script = os.path.join(SOURCE, "scripts", "gen_rpc_doc.py")
+        document = os.path.join(SOURCE, "doc", "rpc.md")
+        target = self.start()
+        made = subprocess.run([sys.executable, script, "-s", target.rpc_path], check=False,
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        with open(document, encoding="utf-8") as file:
+            committed = file.read()
+        diff = "\n".join(difflib.unified_diff(committed.splitlines(), made.stdout.splitlines(),
+                                              "doc/rpc.md", "the schema", lineterm="", n=1))
+        self.assertEqual(diff, "", "doc/rpc.md is out of date: run scripts/gen_rpc_doc.py")
