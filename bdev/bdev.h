@@ -360,10 +360,19 @@ static inline void bdev_io_push(struct bdev_channel *ch, struct bdev_io *io,
 	bdev_submit(ch->base, io);
 }
 
-/* Restores the upper layer's view; the layer then calls bdev_io_complete(). */
-static inline struct bdev_channel *bdev_io_pop(const struct bdev *bdev, struct bdev_io *io)
+/* Where the context of the layer above a bdev begins. */
+static inline uint32_t bdev_io_ctx_end(const struct bdev *bdev)
 {
-	struct bdev_io_frame *frame = bdev_io_ctx(bdev, io);
+	return (bdev->io_ctx_offset + bdev->io_ctx_bytes + 15) & ~15u;
+}
+
+/*
+ * In the layer's done(): restores the layer's own view of the request and returns the layer's
+ * channel; the layer then calls bdev_io_complete(), now or later.
+ */
+static inline struct bdev_channel *bdev_io_pop(struct bdev_io *io)
+{
+	struct bdev_io_frame *frame = (void *)(io->ctx + bdev_io_ctx_end(io->ch->bdev));
 	io->ch = frame->ch;
 	io->done = frame->done;
 	io->started = frame->started;

@@ -13,7 +13,7 @@ extern const struct rpc_table bdev_file_rpc;
 extern const struct rpc_table bdev_delay_rpc;
 extern const struct rpc_table bdev_error_rpc;
 
-/* All of the above, ended by one with methods NULL. */
-extern const struct rpc_table bdev_rpc_tables[];
+/* All of the above, ended by NULL: whoever makes the server copies them behind its own. */
+extern const struct rpc_table *const bdev_rpc_tables[];
 
 #endif

@@ -87,10 +87,8 @@ static int lay_out_contexts(struct bdev *bdev)
 {
 	unsigned layers = 1;
 	bdev->io_ctx_offset = 0;
-	if (bdev->base) {
-		uint32_t below = bdev->base->io_ctx_offset + bdev->base->io_ctx_bytes;
-		bdev->io_ctx_offset = (below + 15) & ~15u;
-	}
+	if (bdev->base)
+		bdev->io_ctx_offset = bdev_io_ctx_end(bdev->base);
 	for (const struct bdev *at = bdev->base; at; at = at->base)
 		layers++;
 	if (layers > BDEV_LAYERS_MAX ||

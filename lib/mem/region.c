@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <numa.h>
 #include <numaif.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,11 +39,11 @@ static size_t round_up(size_t bytes, size_t unit)
 
 static bool has_numa(void)
 {
-	static int available = -2; /* racing first callers all find the same */
-	int known = __atomic_load_n(&available, __ATOMIC_RELAXED);
+	static _Atomic int available = -2; /* racing first callers all find the same */
+	int known = atomic_load(&available);
 	if (known == -2) {
 		known = numa_available();
-		__atomic_store_n(&available, known, __ATOMIC_RELAXED);
+		atomic_store(&available, known);
 	}
 	return known >= 0;
 }
@@ -261,4 +262,18 @@ void region_unmap(struct region *region)
 	if (region->base)
 		munmap(region->base, region->mapped);
 	*region = (struct region){.node = REGION_ANY_NODE};
+}
+
+const void *region_zeros(void)
+{
+	static void
+		*_Atomic zeros; /* two first callers at once: the later one's is unmapped again */
+	void *mine, *found = atomic_load(&zeros);
+	if (found)
+		return found;
+	mine = map_at(NULL, REGION_ZEROS_BYTES, PROT_READ, 0);
+	if (!mine || atomic_compare_exchange_strong(&zeros, &found, mine))
+		return mine;
+	munmap(mine, REGION_ZEROS_BYTES);
+	return found;
 }

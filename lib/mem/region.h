@@ -10,7 +10,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { REGION_ANY_NODE = -1, REGION_PAGE_BYTES = 4096, REGION_HUGE_BYTES = 2 << 20 };
+enum {
+	REGION_ANY_NODE = -1,
+	REGION_PAGE_BYTES = 4096,
+	REGION_HUGE_BYTES = 2 << 20,
+	REGION_ZEROS_BYTES = 1 << 20
+};
 
 struct region {
 	void *base;    /* aligned to REGION_HUGE_BYTES */
@@ -35,6 +40,10 @@ int region_map_growable(struct region *region, size_t bytes, size_t most, int no
  */
 int region_grow(struct region *region, size_t bytes);
 void region_unmap(struct region *region);
+
+/* Zeros that nobody can write to: REGION_ZEROS_BYTES of them, in one page of memory. NULL: none
+ * left. */
+const void *region_zeros(void);
 
 /* True for REGION_ANY_NODE and for a node that this machine has. */
 bool region_node_exists(int node);
