@@ -40,7 +40,8 @@ static void append_range(const struct rpc_param *parameter, const char *what, ch
 			 size_t text_bytes)
 {
 	const char *gap = *what ? " " : "";
-	if (parameter->min && parameter->max)
+	bool counts = parameter->type == RPC_U64 || parameter->min;
+	if (counts && parameter->max)
 		append(text, text_bytes, " from %" PRIu64 " to %" PRIu64 "%s%s", parameter->min,
 		       parameter->max, gap, what);
 	else if (parameter->max)
@@ -76,8 +77,9 @@ char *rpc_describe(const struct rpc_param *parameter, char *text, size_t text_by
 		append_range(parameter, "bytes", text, text_bytes);
 		break;
 	case RPC_U64:
-		append(text, text_bytes, " from %" PRIu64 " to %" PRIu64, parameter->min,
-		       rpc_max(parameter));
+		if (!parameter->min && !parameter->max)
+			append(text, text_bytes, " of at least 0");
+		append_range(parameter, "", text, text_bytes);
 		break;
 	case RPC_I64:
 		if (parameter->smin < parameter->smax)

@@ -460,6 +460,8 @@ static void take_value(struct rpc_session *session, const char *bytes, size_t co
 static int keep(struct rpc_session *session, const char *bytes, size_t count)
 {
 	size_t need = session->buffered + count;
+	if (!count)
+		return 0;
 	if (need > session->buffer_bytes) {
 		size_t size = session->buffer_bytes ? session->buffer_bytes : BUFFER_BYTES_MIN;
 		while (size < need)
