@@ -129,10 +129,10 @@ static enum nbd_handshake_result take_skipped(struct nbd_handshake *hs)
 	hs->have = 0;
 	hs->state = NBD_HS_OPTION;
 	if (hs->option == NBD_OPT_ABORT) {
-		nbd_reply_ack(hs);
+		nbd_option_ack(hs);
 		return nbd_handshake_end(hs, "the client aborted the handshake");
 	}
-	nbd_reply_error(hs, hs->skip_reply, hs->skip_message);
+	nbd_option_error(hs, hs->skip_reply, hs->skip_message);
 	return NBD_HANDSHAKE_MORE;
 }
 

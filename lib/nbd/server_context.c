@@ -82,7 +82,7 @@ static void send_context(struct nbd_handshake *hs, uint32_t id, const char *name
 	size_t length = strlen(name);
 	be32 wire = be32_of(id);
 
-	nbd_reply_head(hs, NBD_REP_META_CONTEXT, sizeof(wire) + length);
+	nbd_option_reply(hs, NBD_REP_META_CONTEXT, sizeof(wire) + length);
 	hs->ops->send(hs->arg, &wire, sizeof(wire));
 	hs->ops->send(hs->arg, name, length);
 }
@@ -104,7 +104,7 @@ static void list(struct nbd_handshake *hs, const struct context_ask *ask,
 		if (wanted)
 			send_context(hs, 0, context);
 	}
-	nbd_reply_ack(hs);
+	nbd_option_ack(hs);
 }
 
 static bool is_selected(const struct nbd_handshake *hs, unsigned index)
@@ -167,18 +167,18 @@ static void set(struct nbd_handshake *hs, const struct context_ask *ask,
 		nbd_cursor_string(&cursor, &query, &length);
 		if (!select_query(hs, info, query, length)) {
 			nbd_contexts_forget(hs);
-			nbd_reply_error(hs, NBD_REP_ERR_TOO_BIG, "too many metadata contexts");
+			nbd_option_error(hs, NBD_REP_ERR_TOO_BIG, "too many metadata contexts");
 			return;
 		}
 	}
 	if (!remember(hs, ask)) {
 		nbd_contexts_forget(hs);
-		nbd_reply_error(hs, NBD_REP_ERR_PLATFORM, "no memory");
+		nbd_option_error(hs, NBD_REP_ERR_PLATFORM, "no memory");
 		return;
 	}
 	for (unsigned i = 0; i < hs->context_count; i++)
 		send_context(hs, hs->contexts[i].id, hs->contexts[i].name);
-	nbd_reply_ack(hs);
+	nbd_option_ack(hs);
 }
 
 void nbd_option_meta_context(struct nbd_handshake *hs, bool setting)
@@ -191,7 +191,7 @@ void nbd_option_meta_context(struct nbd_handshake *hs, bool setting)
 	if (!error)
 		error = nbd_option_find(hs, ask.name, ask.length, false, &info, &message);
 	if (error)
-		nbd_reply_error(hs, error, message);
+		nbd_option_error(hs, error, message);
 	else if (setting)
 		set(hs, &ask, &info);
 	else

@@ -60,7 +60,7 @@ bool nbd_cursor_string(struct nbd_cursor *cursor, const char **string, uint32_t 
 	return true;
 }
 
-void nbd_reply_head(struct nbd_handshake *hs, uint32_t type, size_t length)
+void nbd_option_reply(struct nbd_handshake *hs, uint32_t type, size_t length)
 {
 	struct nbd_option_reply_header header = {
 		.magic = be64_of(NBD_MAGIC_OPTION_REPLY),
@@ -72,16 +72,16 @@ void nbd_reply_head(struct nbd_handshake *hs, uint32_t type, size_t length)
 	hs->ops->send(hs->arg, &header, sizeof(header));
 }
 
-void nbd_reply_ack(struct nbd_handshake *hs)
+void nbd_option_ack(struct nbd_handshake *hs)
 {
-	nbd_reply_head(hs, NBD_REP_ACK, 0);
+	nbd_option_reply(hs, NBD_REP_ACK, 0);
 }
 
-void nbd_reply_error(struct nbd_handshake *hs, uint32_t type, const char *message)
+void nbd_option_error(struct nbd_handshake *hs, uint32_t type, const char *message)
 {
 	size_t length = strlen(message);
 
-	nbd_reply_head(hs, type, length);
+	nbd_option_reply(hs, type, length);
 	hs->ops->send(hs->arg, message, length);
 }
 
@@ -264,7 +264,7 @@ static void answer_list(struct nbd_handshake *hs)
 		be32 length = be32_of(name);
 
 		if (!info.needs_tls || hs->tls) {
-			nbd_reply_head(hs, NBD_REP_SERVER, sizeof(length) + name + description);
+			nbd_option_reply(hs, NBD_REP_SERVER, sizeof(length) + name + description);
 			hs->ops->send(hs->arg, &length, sizeof(length));
 			hs->ops->send(hs->arg, info.name, name);
 			if (description)
@@ -273,13 +273,13 @@ static void answer_list(struct nbd_handshake *hs)
 		memset(&info, 0, sizeof(info));
 	}
 	if (rc == -ENOENT) {
-		nbd_reply_ack(hs);
+		nbd_option_ack(hs);
 		return;
 	}
 	uint32_t error = error_of_find(rc, &message);
 
-	nbd_reply_error(hs, error,
-			error == NBD_REP_ERR_POLICY ? "listing exports is not allowed" : message);
+	nbd_option_error(hs, error,
+			 error == NBD_REP_ERR_POLICY ? "listing exports is not allowed" : message);
 }
 
 /* What INFO and GO ask for. */
@@ -311,7 +311,7 @@ static void send_info_string(struct nbd_handshake *hs, uint16_t type, const char
 	size_t length = strlen(string);
 	be16 wire = be16_of(type);
 
-	nbd_reply_head(hs, NBD_REP_INFO, sizeof(wire) + length);
+	nbd_option_reply(hs, NBD_REP_INFO, sizeof(wire) + length);
 	hs->ops->send(hs->arg, &wire, sizeof(wire));
 	hs->ops->send(hs->arg, string, length);
 }
@@ -328,7 +328,7 @@ static void send_block_size(struct nbd_handshake *hs, const struct nbd_export_in
 		.max_payload = be32_of(info->max_payload),
 	};
 
-	nbd_reply_head(hs, NBD_REP_INFO, sizeof(wire));
+	nbd_option_reply(hs, NBD_REP_INFO, sizeof(wire));
 	hs->ops->send(hs->arg, &wire, sizeof(wire));
 }
 
@@ -345,7 +345,7 @@ static void send_infos(struct nbd_handshake *hs, const struct info_request *ask,
 		.flags = be16_of(info->flags),
 	};
 
-	nbd_reply_head(hs, NBD_REP_INFO, sizeof(wire));
+	nbd_option_reply(hs, NBD_REP_INFO, sizeof(wire));
 	hs->ops->send(hs->arg, &wire, sizeof(wire));
 	if (ask->want_name)
 		send_info_string(hs, NBD_INFO_NAME, info->name);
@@ -375,7 +375,7 @@ static enum nbd_handshake_result answer_info(struct nbd_handshake *hs)
 	int rc;
 
 	if (!parse_info(hs, &ask)) {
-		nbd_reply_error(hs, NBD_REP_ERR_INVALID, "the option's data is malformed");
+		nbd_option_error(hs, NBD_REP_ERR_INVALID, "the option's data is malformed");
 		return NBD_HANDSHAKE_MORE;
 	}
 	error = nbd_option_find(hs, ask.name, ask.length, true, &info, &message);
@@ -391,12 +391,12 @@ static enum nbd_handshake_result answer_info(struct nbd_handshake *hs)
 			error = error_of_find(rc, &message);
 	}
 	if (error) {
-		nbd_reply_error(hs, error, message);
+		nbd_option_error(hs, error, message);
 		return NBD_HANDSHAKE_MORE;
 	}
 	info.flags = flags_for(hs, ask.name, ask.length, &info);
 	send_infos(hs, &ask, &info);
-	nbd_reply_ack(hs);
+	nbd_option_ack(hs);
 	if (hs->option == NBD_OPT_INFO)
 		return NBD_HANDSHAKE_MORE;
 	hs->asked_block_size = ask.want_block_size;
@@ -446,15 +446,15 @@ enum nbd_handshake_result nbd_option_answer(struct nbd_handshake *hs)
 		answer_list(hs);
 		break;
 	case NBD_OPT_STARTTLS:
-		nbd_reply_ack(hs);
+		nbd_option_ack(hs);
 		return NBD_HANDSHAKE_STARTTLS;
 	case NBD_OPT_STRUCTURED_REPLY:
 		hs->mode = NBD_MODE_STRUCTURED;
-		nbd_reply_ack(hs);
+		nbd_option_ack(hs);
 		break;
 	case NBD_OPT_EXTENDED_HEADERS:
 		hs->mode = NBD_MODE_EXTENDED;
-		nbd_reply_ack(hs);
+		nbd_option_ack(hs);
 		break;
 	default: /* nbd_option_judge() lets nothing else through */
 		nbd_option_meta_context(hs, hs->option == NBD_OPT_SET_META_CONTEXT);

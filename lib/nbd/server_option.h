@@ -35,9 +35,9 @@ enum nbd_verdict nbd_option_judge(struct nbd_handshake *hs);
 enum nbd_handshake_result nbd_option_answer(struct nbd_handshake *hs);
 
 /* Replies to the option under way. */
-void nbd_reply_head(struct nbd_handshake *hs, uint32_t type, size_t length);
-void nbd_reply_ack(struct nbd_handshake *hs);
-void nbd_reply_error(struct nbd_handshake *hs, uint32_t type, const char *message);
+void nbd_option_reply(struct nbd_handshake *hs, uint32_t type, size_t length);
+void nbd_option_ack(struct nbd_handshake *hs);
+void nbd_option_error(struct nbd_handshake *hs, uint32_t type, const char *message);
 /* Notes why the session ends, and returns CLOSE. */
 enum nbd_handshake_result nbd_handshake_end(struct nbd_handshake *hs, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
