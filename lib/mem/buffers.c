@@ -116,12 +116,12 @@ static void merge_quick_lists(struct buffers *buffers)
 	}
 }
 
-static size_t quick_bytes(const struct buffers *buffers)
+static bool have_quick(const struct buffers *buffers)
 {
-	size_t bytes = 0;
+	unsigned count = 0;
 	for (unsigned order = 0; order < BUFFER_ORDERS; order++)
-		bytes += buffers->quick_counts[order] * order_bytes(order);
-	return bytes;
+		count += buffers->quick_counts[order];
+	return count > 0;
 }
 
 static unsigned smallest_free(const struct buffers *buffers, unsigned order)
@@ -136,7 +136,7 @@ static unsigned smallest_free(const struct buffers *buffers, unsigned order)
 static void *split(struct buffers *buffers, unsigned order)
 {
 	unsigned from = smallest_free(buffers, order);
-	if (from >= MAX_ORDER && quick_bytes(buffers) >= order_bytes(order)) {
+	if (from >= MAX_ORDER && have_quick(buffers)) {
 		merge_quick_lists(buffers);
 		from = smallest_free(buffers, order);
 	}
