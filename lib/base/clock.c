@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* clock: measures the tick counter's rate once, at start. */
-#define _GNU_SOURCE
 #include "lib/base/clock.h"
 
 #include <time.h>

@@ -3,7 +3,6 @@
  * log: formats a message into one buffer and writes it with one write(2), so that lines of
  * different threads do not mix.
  */
-#define _GNU_SOURCE
 #include "lib/base/log.h"
 
 #include <errno.h>
