@@ -222,6 +222,7 @@ static void direct_is_really_direct(void **state)
 	struct bdev_file_options options = {.path = path, .direct = BDEV_FILE_DIRECT_ON};
 	struct bdev *bdev = create(&options);
 	if (!bdev) {
+		unlink(path);
 		assert_non_null(strstr(created.why, "direct=on is impossible"));
 		skip();
 	}

@@ -95,7 +95,7 @@ static void registered_memory_is_used_as_such(void **state)
 	request_submit_buffer(&r, ch, BDEV_READ, 0, 0, region + REGION_BYTES - PAGE + 1, PAGE);
 	assert_int_equal(fake_sqe(2)->opcode, IORING_OP_READ);
 	fake_complete(2, PAGE);
-	request_submit_buffer(&r, ch, BDEV_READ, 0, 0, region - 1, PAGE);
+	request_submit_buffer(&r, ch, BDEV_READ, 0, 0, (void *)((uintptr_t)region - 1), PAGE);
 	assert_int_equal(fake_sqe(3)->opcode, IORING_OP_READ);
 	fake_complete(3, PAGE);
 	assert_done(&r, 0);
