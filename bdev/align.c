@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * align: who may write when. Passes what is aligned straight to the driver, brings what is not - and,
- * in serial mode, every write - to the owner core, and starts it there when nothing that overlaps is
- * under way. The read-modify-write itself is bdev/align_job.c.
+ * align: who may write when. Passes what is aligned straight to the driver, brings what is not -
+ * and, in serial mode, every write - to the owner core, and starts it there when nothing that
+ * overlaps is under way. The read-modify-write itself is bdev/align_job.c.
  *
  * All functions run on the channel's core, but the state's init and fini (control thread).
  */
@@ -77,13 +77,11 @@ static bool must_wait(struct align_channel *ac, const struct bdev_io *io)
 {
 	const struct bdev *bdev = ac->ch->bdev;
 	const struct bdev_io *other;
-	TAILQ_FOREACH(other, &ac->active, link)
-	{
+	TAILQ_FOREACH (other, &ac->active, link) {
 		if (overlaps(bdev, io, other))
 			return true;
 	}
-	TAILQ_FOREACH(other, &ac->waiting, link)
-	{
+	TAILQ_FOREACH (other, &ac->waiting, link) {
 		if (other == io)
 			break;
 		if (overlaps(bdev, io, other))
@@ -99,7 +97,8 @@ static void home_arrive(struct hop *hop)
 
 static void start_waiting(struct align_channel *ac);
 
-/* On the owner: the write has ended, io->status is set; the request goes back where it came from. */
+/* On the owner: the write has ended, io->status is set; the request goes back where it came from.
+ */
 static void owned_end(struct align_channel *ac, struct bdev_io *io)
 {
 	TAILQ_REMOVE(&ac->active, io, link);
@@ -236,8 +235,8 @@ static void maybe_leave(struct timer *timer)
 {
 	struct align_channel *ac = container_of(timer, struct align_channel, leave);
 	struct bdev *bdev = ac->ch->bdev;
-	bool quiet = ac->ch->reactor->now - ac->last_misaligned >=
-		     clock_us_to_ticks(LEAVE_AFTER_US);
+	bool quiet =
+		ac->ch->reactor->now - ac->last_misaligned >= clock_us_to_ticks(LEAVE_AFTER_US);
 	if (!quiet || ac->acks_left || ac->jobs_active || !TAILQ_EMPTY(&ac->waiting)) {
 		reactor_arm_timer(timer, LEAVE_AFTER_US);
 		return;

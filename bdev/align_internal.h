@@ -6,8 +6,8 @@
 #include "bdev/bdev.h"
 
 enum {
-	ALIGN_JOBS = 8,		      /* misaligned requests of a channel under way at once */
-	ALIGN_JOB_BYTES = 128 << 10,  /* bounced at a time by one of them */
+	ALIGN_JOBS = 8,		     /* misaligned requests of a channel under way at once */
+	ALIGN_JOB_BYTES = 128 << 10, /* bounced at a time by one of them */
 };
 
 /* One of a bdev. `serial` is written by the owner, read when a channel opens. */
@@ -21,10 +21,10 @@ struct align_channel;
 /* A misaligned request on its way through the driver, piece by piece. */
 struct align_job {
 	struct align_channel *ac;
-	struct bdev_io *io; /* the request */
-	uint64_t at;		  /* next byte of the request to do */
-	uint64_t begin, end;	  /* this piece, in bytes of the request */
-	uint64_t hull, hull_end;  /* whole blocks around it */
+	struct bdev_io *io;		     /* the request */
+	uint64_t at;			     /* next byte of the request to do */
+	uint64_t begin, end;		     /* this piece, in bytes of the request */
+	uint64_t hull, hull_end;	     /* whole blocks around it */
 	void (*next)(struct align_job *job); /* what follows the child's completion */
 	struct bdev_io child;
 	struct iovec iov;
@@ -39,8 +39,8 @@ struct align_channel {
 	uint32_t free_writes; /* of this channel, straight at the driver */
 	/* the owner's */
 	bool entered, starting, again;
-	unsigned acks_left;   /* serial mode begins when all have come */
-	unsigned jobs_active; /* read-modify-writes under way */
+	unsigned acks_left;	  /* serial mode begins when all have come */
+	unsigned jobs_active;	  /* read-modify-writes under way */
 	uint64_t last_misaligned; /* ticks */
 	struct timer leave;
 	TAILQ_HEAD(, bdev_io) active, waiting;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * align_job: carries a misaligned READ, WRITE or WRITE_ZEROES through a driver that takes whole blocks
- * only, piece by piece through a bounce buffer of its own. The jobs and their memory are set aside with
- * the channel: a request that waits for one holds nothing that another needs.
+ * align_job: carries a misaligned READ, WRITE or WRITE_ZEROES through a driver that takes whole
+ * blocks only, piece by piece through a bounce buffer of its own. The jobs and their memory are set
+ * aside with the channel: a request that waits for one holds nothing that another needs.
  *
  * All functions run on the channel's core. Whoever calls keeps overlapping writes apart (align.c).
  */
@@ -138,8 +138,8 @@ static void read_head(struct align_job *job)
 {
 	uint64_t align = job->ac->ch->bdev->align_bytes;
 	if (job->io->offset + job->begin != job->hull)
-		submit_child(job, BDEV_READ, 0, job->hull,
-			     MIN_OF(align, job->hull_end - job->hull), job->bounce, read_tail);
+		submit_child(job, BDEV_READ, 0, job->hull, MIN_OF(align, job->hull_end - job->hull),
+			     job->bounce, read_tail);
 	else
 		read_tail(job);
 }
@@ -201,8 +201,9 @@ int align_jobs_init(struct align_channel *ac)
 	STAILQ_INIT(&ac->idle);
 	ac->queued_last = &ac->queued_first;
 	ac->jobs = calloc(ALIGN_JOBS, sizeof(*ac->jobs));
-	ac->bounce = aligned_alloc(BDEV_MAX_ALIGN_BYTES, (ALIGN_JOBS * bytes + BDEV_MAX_ALIGN_BYTES - 1) &
-								 ~(size_t)(BDEV_MAX_ALIGN_BYTES - 1));
+	ac->bounce = aligned_alloc(BDEV_MAX_ALIGN_BYTES,
+				   (ALIGN_JOBS * bytes + BDEV_MAX_ALIGN_BYTES - 1) &
+					   ~(size_t)(BDEV_MAX_ALIGN_BYTES - 1));
 	if (!ac->jobs || !ac->bounce) {
 		align_jobs_fini(ac);
 		return -ENOMEM;

@@ -18,9 +18,9 @@
 static struct bdev_channel *open_here(struct bdev *bdev, int *error)
 {
 	size_t bytes = sizeof(struct bdev_channel) + bdev->type->channel_ctx_bytes;
-	struct bdev_channel *ch = aligned_alloc(CACHE_LINE_BYTES, (bytes + CACHE_LINE_BYTES - 1) /
-									  CACHE_LINE_BYTES *
-									  CACHE_LINE_BYTES);
+	struct bdev_channel *ch =
+		aligned_alloc(CACHE_LINE_BYTES,
+			      (bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES);
 	if (!ch) {
 		*error = -ENOMEM;
 		return NULL;

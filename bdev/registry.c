@@ -31,8 +31,7 @@ static bool name_is_good(const char *name)
 struct bdev *bdev_find(const char *name)
 {
 	struct bdev *bdev;
-	TAILQ_FOREACH(bdev, &bdevs, link)
-	{
+	TAILQ_FOREACH (bdev, &bdevs, link) {
 		if (!strcmp(bdev->name, name) || !strcasecmp(bdev->uuid, name))
 			return bdev;
 	}
@@ -137,8 +136,7 @@ int bdev_claim(struct bdev *bdev, struct bdev_claim *claim)
 		return -ENODEV;
 	if (claim->write && !(bdev->caps & BDEV_CAP_WRITE))
 		return -EPERM;
-	TAILQ_FOREACH(other, &bdev->claims, link)
-	{
+	TAILQ_FOREACH (other, &bdev->claims, link) {
 		if (claim->write && other->write)
 			return -EBUSY;
 	}
@@ -150,8 +148,7 @@ int bdev_claim(struct bdev *bdev, struct bdev_claim *claim)
 const char *bdev_holder(const struct bdev *bdev)
 {
 	const struct bdev_claim *claim;
-	TAILQ_FOREACH(claim, &bdev->claims, link)
-	{
+	TAILQ_FOREACH (claim, &bdev->claims, link) {
 		if (claim->write)
 			return claim->holder;
 	}

@@ -40,7 +40,8 @@ void control_watch_remove(struct control_watch *watch);
 void control_arm_timer(struct control_timer *timer, uint64_t after_us);
 void control_disarm_timer(struct control_timer *timer);
 
-/* Any thread: fn(arg) runs on the control thread. Never fails, never waits for the control thread. */
+/* Any thread: fn(arg) runs on the control thread. Never fails, never waits for the control thread.
+ */
 void control_send(void (*fn)(void *arg), void *arg);
 
 /* True on the control thread. */

@@ -13,7 +13,9 @@
 
 #include "reactor/reactor.h"
 
-enum { EAL_CPU_LIMIT = 128 /* RTE_MAX_LCORE of Debian's DPDK: CPUs beyond it are unknown to EAL */ };
+enum {
+	EAL_CPU_LIMIT = 128 /* RTE_MAX_LCORE of Debian's DPDK: CPUs beyond it are unknown to EAL */
+};
 
 static int refuse(char *why, size_t why_bytes, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

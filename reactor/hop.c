@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * hop: the I/O rings, one SPSC ring for each ordered pair of reactors. What a pass sends is staged in
- * the lane and put on the ring in one burst at the end of the pass; a full ring leaves it staged for
- * the next pass (and counts a stall), so a sender never waits.
+ * hop: the I/O rings, one SPSC ring for each ordered pair of reactors. What a pass sends is staged
+ * in the lane and put on the ring in one burst at the end of the pass; a full ring leaves it staged
+ * for the next pass (and counts a stall), so a sender never waits.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -107,9 +107,13 @@ unsigned hop_drain(struct reactor *reactor)
 bool hop_waiting(const struct reactor *reactor)
 {
 	for (unsigned i = 0; i < reactor_count; i++) {
-		if (i != reactor->index &&
-		    !rte_ring_empty(reactors[i]->lanes[reactor->index].ring))
+		if (i != reactor->index && !rte_ring_empty(reactors[i]->lanes[reactor->index].ring))
 			return true;
 	}
 	return false;
+}
+
+unsigned reactor_ring_depth(unsigned from, unsigned to)
+{
+	return from == to ? 0 : rte_ring_count(reactors[from]->lanes[to].ring);
 }

@@ -14,9 +14,9 @@
 #include "reactor/internal.h"
 
 enum {
-	REAP_MOST = 512,      /* completions a pass, so that timers and rings keep their turn */
-	MESSAGES_MOST = 64,   /* control messages a pass */
-	DEFERRED_ROUNDS = 2,  /* deferred calls that were asked for by deferred calls */
+	REAP_MOST = 512,     /* completions a pass, so that timers and rings keep their turn */
+	MESSAGES_MOST = 64,  /* control messages a pass */
+	DEFERRED_ROUNDS = 2, /* deferred calls that were asked for by deferred calls */
 };
 
 struct control_message {
@@ -33,8 +33,8 @@ uint64_t reactor_idle_poll_ticks;
 
 void reactor_wake(struct reactor *reactor)
 {
-	/* pairs with the fence in sleep_until_work(): either the sleeper sees what was sent, or this
-	 * sees that it sleeps */
+	/* pairs with the fence in sleep_until_work(): either the sleeper sees what was sent, or
+	 * this sees that it sleeps */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (likely(!atomic_load_explicit(&reactor->sleeping, memory_order_relaxed)))
 		return;
@@ -113,8 +113,7 @@ static bool may_sleep(const struct reactor *reactor)
 	struct poller *poller;
 	if (reactor->deferred_first)
 		return false;
-	TAILQ_FOREACH(poller, &reactor->pollers, link)
-	{
+	TAILQ_FOREACH (poller, &reactor->pollers, link) {
 		if (poller->may_sleep && !poller->may_sleep(poller))
 			return false;
 	}
@@ -146,6 +145,7 @@ int reactor_loop(void *arg)
 {
 	struct reactor *reactor = arg;
 	reactor_self = reactor;
+	reactor->tid = gettid();
 	int error = uring_init(&reactor->uring, &reactor_caps, URING_SQ_ENTRIES, URING_CQ_ENTRIES);
 	atomic_store(&reactor->started, error ? error : 1);
 	if (error)

@@ -24,7 +24,7 @@
 enum reactor_role { REACTOR_NET = 1, REACTOR_STORAGE = 2 };
 
 enum {
-	REACTOR_MAX = 127,	      /* EAL's lcores (128) less the control thread */
+	REACTOR_MAX = 127, /* EAL's lcores (128) less the control thread */
 	REACTOR_CONTROL_MESSAGES = 4096,
 	REACTOR_HOP_ENTRIES = 1024, /* of one I/O ring */
 	REACTOR_HOP_BURST = 32,
@@ -52,7 +52,8 @@ struct timer {
 	TAILQ_ENTRY(timer) link;
 };
 
-/* A call at the end of this pass, once however often it was asked for; `queued` is the reactor's. */
+/* A call at the end of this pass, once however often it was asked for; `queued` is the reactor's.
+ */
 struct deferred {
 	void (*run)(struct deferred *deferred);
 	struct deferred *next;
@@ -87,7 +88,7 @@ struct reactor {
 	struct buffers buffers; /* this core's I/O buffers */
 	TAILQ_HEAD(, poller) pollers;
 	TAILQ_HEAD(timer_list, timer) timers; /* by due time */
-	struct hop_lane *lanes;	    /* [reactor_count], to each peer */
+	struct hop_lane *lanes;		      /* [reactor_count], to each peer */
 	struct reactor_stats stats;
 	struct uring_op wake_op;
 	uint64_t wake_value;
@@ -100,10 +101,11 @@ struct reactor {
 	unsigned roles; /* enum reactor_role */
 	unsigned lcore;
 	int wake_fd;
+	int tid; /* of the thread */
 	/* shared */
 	cache_aligned _Atomic uint32_t sleeping;
-	struct rte_ring *control; /* MPSC */
-	_Atomic int started;	  /* 0 not yet, 1 runs, -errno */
+	struct rte_ring *control;	     /* MPSC */
+	_Atomic int started;		     /* 0 not yet, 1 runs, -errno */
 	cache_aligned _Atomic uint32_t load; /* connections placed here */
 };
 
@@ -127,9 +129,9 @@ struct reactor_config {
 };
 
 /*
- * Parses "0", "0-3,6", "0:net,1:storage". Returns 0, or -EINVAL with a sentence in `why`: not a list,
- * a CPU that is not there or not in the affinity mask, one named twice, beyond EAL's limit, no core
- * with the net or the storage role.
+ * Parses "0", "0-3,6", "0:net,1:storage". Returns 0, or -EINVAL with a sentence in `why`: not a
+ * list, a CPU that is not there or not in the affinity mask, one named twice, beyond EAL's limit,
+ * no core with the net or the storage role.
  */
 int reactor_parse_cores(const char *list, struct reactor_config *config, char *why,
 			size_t why_bytes);
@@ -146,13 +148,16 @@ int reactors_start(const struct reactor_config *config, char *why, size_t why_by
 void reactors_stop(void);
 
 /*
- * Any thread: fn(arg) runs on the reactor, soon. Messages of one sender arrive in order. Waits where
- * the ring is full (never from a reactor to itself: there it is called at the next pass).
+ * Any thread: fn(arg) runs on the reactor, soon. Messages of one sender arrive in order. Waits
+ * where the ring is full (never from a reactor to itself: there it is called at the next pass).
  */
 void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg);
 
 /* From one reactor to another, at the end of the pass in a burst; in order for each pair. */
 void reactor_hop(unsigned destination, struct hop *hop);
+
+/* Hops that wait on the I/O ring from one reactor to another. Any thread. */
+unsigned reactor_ring_depth(unsigned from, unsigned to);
 
 void reactor_add_poller(struct poller *poller);
 void reactor_remove_poller(struct poller *poller);

@@ -46,9 +46,9 @@ static int start_eal(const struct reactor_config *config, char *why, size_t why_
 	format_lcores(config, lcores, sizeof(lcores));
 	snprintf(main_lcore, sizeof(main_lcore), "%u", config->core_count);
 	const char *const fixed[] = {
-		"pollux",	  "--no-huge", "--no-shconf", "--no-pci",     "--no-telemetry",
-		"-m",		  "16",	       "--log-level", "*:error",      "--lcores",
-		lcores,		  "--main-lcore", main_lcore,
+		"pollux", "--no-huge",	  "--no-shconf", "--no-pci", "--no-telemetry",
+		"-m",	  "16",		  "--log-level", "*:error",  "--lcores",
+		lcores,	  "--main-lcore", main_lcore,
 	};
 	for (unsigned i = 0; i < COUNT_OF(fixed); i++)
 		argv[argc++] = (char *)fixed[i];
@@ -60,7 +60,8 @@ static int start_eal(const struct reactor_config *config, char *why, size_t why_
 			argv[argc++] = word;
 	}
 	if (rte_eal_init(argc, argv) < 0) {
-		snprintf(why, why_bytes, "DPDK's EAL did not start: %s (its arguments: --lcores %s%s%s)",
+		snprintf(why, why_bytes,
+			 "DPDK's EAL did not start: %s (its arguments: --lcores %s%s%s)",
 			 rte_strerror(rte_errno), lcores, config->eal_args ? " " : "",
 			 config->eal_args ? config->eal_args : "");
 		return -EINVAL;
@@ -74,9 +75,9 @@ static int init_control_ring(struct reactor *reactor)
 	ssize_t bytes = rte_ring_get_memsize_elem(2 * sizeof(void *), REACTOR_CONTROL_MESSAGES);
 	if (bytes < 0)
 		return bytes;
-	reactor->control = aligned_alloc(CACHE_LINE_BYTES, ((size_t)bytes + CACHE_LINE_BYTES - 1) /
-								   CACHE_LINE_BYTES *
-								   CACHE_LINE_BYTES);
+	reactor->control =
+		aligned_alloc(CACHE_LINE_BYTES, ((size_t)bytes + CACHE_LINE_BYTES - 1) /
+							CACHE_LINE_BYTES * CACHE_LINE_BYTES);
 	if (!reactor->control)
 		return -ENOMEM;
 	return rte_ring_init(reactor->control, "control", REACTOR_CONTROL_MESSAGES, RING_F_SC_DEQ);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * timer: a reactor's one-shot timers, in a list by due time. Most are armed with the same few periods,
- * so that the search from the end finds the place at once. Called by the owner.
+ * timer: a reactor's one-shot timers, in a list by due time. Most are armed with the same few
+ * periods, so that the search from the end finds the place at once. Called by the owner.
  */
 #include "lib/base/clock.h"
 #include "reactor/internal.h"

@@ -14,9 +14,10 @@ static void explain(int error, char *why, size_t why_bytes)
 	switch (error) {
 	case -EPERM:
 	case -EACCES:
-		snprintf(why, why_bytes,
-			 "io_uring is forbidden here: see sysctl kernel.io_uring_disabled (0 allows "
-			 "it), and the seccomp profile of the container or service");
+		snprintf(
+			why, why_bytes,
+			"io_uring is forbidden here: see sysctl kernel.io_uring_disabled (0 allows "
+			"it), and the seccomp profile of the container or service");
 		break;
 	case -ENOSYS:
 		snprintf(why, why_bytes,
@@ -27,9 +28,10 @@ static void explain(int error, char *why, size_t why_bytes)
 			 "this kernel's io_uring is too old: Linux 6.1 or newer is needed");
 		break;
 	case -ENOMEM:
-		snprintf(why, why_bytes,
-			 "no memory for an io_uring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory "
-			 "cgroup's limit");
+		snprintf(
+			why, why_bytes,
+			"no memory for an io_uring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory "
+			"cgroup's limit");
 		break;
 	case -EMFILE:
 	case -ENFILE:

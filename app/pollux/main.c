@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * main: starts the reactors, creates what the command line names - bdevs, exports, listeners, one
+ * after the other, each asynchronously - and runs the control thread until it is told to end.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "app/pollux/framework_rpc.h"
+#include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/listener.h"
+#include "app/pollux/nbd/nbd_rpc.h"
+#include "app/pollux/options.h"
+#include "app/pollux/rpc_socket.h"
+#include "app/pollux/shutdown.h"
+#include "app/pollux/target/export_rpc.h"
+#include "bdev/malloc/malloc.h"
+#include "bdev/modules.h"
+#include "bdev/null/null.h"
+#include "lib/base/log.h"
+#include "lib/base/size.h"
+#include "reactor/control.h"
+
+enum {
+	BUFFERS_DEFAULT_BYTES = 64 << 20, /* of a core */
+	BUFFERS_MIN_BYTES = 4 << 20,
+	RPC_TABLES_MAX = 32,
+};
+
+static struct options options;
+static struct rpc_server *rpc;
+static int exit_status;
+static unsigned next_spec, next_listen;
+
+/* ---- Signals ---- */
+
+static struct control_watch signals;
+
+static void signal_ready(struct control_watch *watch, uint32_t events)
+{
+	static unsigned seen;
+	struct signalfd_siginfo info;
+	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (seen++) {
+		log_warning("pollux", "second signal: ending at once");
+		_exit(128 + info.ssi_signo);
+	}
+	log_notice("pollux", "%s: finishing what is in flight", strsignal(info.ssi_signo));
+	shutdown_begin(options.shutdown_timeout_ms);
+}
+
+/* Before any thread is made: all of them inherit the mask. */
+static int block_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	signals.ready = signal_ready;
+	return signals.fd < 0 ? -errno : 0;
+}
+
+/* ---- What the command line names ---- */
+
+static void create_next(void);
+
+static void fail(const char *why)
+{
+	fprintf(stderr, "pollux: %s\n", why);
+	exit_status = 1;
+	shutdown_begin(options.shutdown_timeout_ms);
+}
+
+static void fail_spec(const struct spec *spec, const char *why)
+{
+	char line[1024];
+	if (!strncmp(why, "'", 1) && strstr(why, spec->text))
+		snprintf(line, sizeof(line), "%s", why);
+	else
+		snprintf(line, sizeof(line), "'%s': %s", spec->text, why);
+	fail(line);
+}
+
+static void export_ready(void *arg, struct export *export, int error)
+{
+	const struct spec *spec = arg;
+	if (error) {
+		fail_spec(spec, strerror(-error));
+		return;
+	}
+	create_next();
+}
+
+static void bdev_ready(void *arg, struct bdev *bdev, int error, const char *why)
+{
+	struct spec *spec = arg;
+	char text[512];
+	if (error) {
+		fail_spec(spec, why);
+		return;
+	}
+	struct export_options export = {
+		.name = spec->name,
+		.bdev_name = bdev->name,
+		.read_only = spec->read_only,
+	};
+	if (export_create(&export, export_ready, spec, text, sizeof(text)))
+		fail_spec(spec, text);
+}
+
+static void create_bdev(struct spec *spec)
+{
+	struct bdev *bdev = NULL;
+	char why[512];
+	int error;
+	if (spec->kind == SPEC_FILE) {
+		struct bdev_file_options file = {
+			.name = spec->name[0] ? spec->name : NULL,
+			.path = spec->path,
+			.direct = spec->direct,
+			.read_only = spec->read_only,
+		};
+		bdev_file_create(&file, bdev_ready, spec);
+		return;
+	}
+	if (spec->kind == SPEC_MALLOC) {
+		struct bdev_malloc_options memory = {
+			.name = spec->name[0] ? spec->name : NULL,
+			.size_bytes = spec->size_bytes,
+			.numa_id = REGION_ANY_NODE,
+		};
+		error = bdev_malloc_create(&memory, &bdev, why, sizeof(why));
+	} else {
+		struct bdev_null_options null = {
+			.name = spec->name[0] ? spec->name : NULL,
+			.size_bytes = spec->size_bytes,
+		};
+		error = bdev_null_create(&null, &bdev, why, sizeof(why));
+	}
+	bdev_ready(spec, bdev, error, why);
+}
+
+static void listening(void *arg, struct listener *listener, int error, const char *why)
+{
+	if (error) {
+		char line[1024];
+		snprintf(line, sizeof(line), "can not listen on %s: %s", (const char *)arg, why);
+		fail(line);
+		return;
+	}
+	create_next();
+}
+
+static void tell_ready(void)
+{
+	char uri[2048], size[32];
+	const struct listener *listener = listener_first();
+	for (unsigned i = 0; i < options.spec_count && listener; i++) {
+		const struct export *export = export_find(options.specs[i].name);
+		if (!export)
+			continue;
+		log_notice("pollux", "%s (%s%s) at %s", options.specs[i].text,
+			   size_format(atomic_load(&export->bdev->size_bytes), size, sizeof(size)),
+			   export->read_only ? ", read-only" : "",
+			   listener_nbd_uri(listener, export->name, uri, sizeof(uri)));
+	}
+	for (; listener; listener = listener_next(listener))
+		log_notice("pollux", "listening on %s", listener_uri(listener));
+	if (rpc_socket_path())
+		log_notice("pollux", "RPC at %s", rpc_socket_path());
+}
+
+static void create_next(void)
+{
+	if (exit_status)
+		return;
+	if (next_spec < options.spec_count) {
+		create_bdev(&options.specs[next_spec++]);
+	} else if (next_listen < options.listen_count) {
+		const char *uri = options.listen[next_listen++];
+		listener_create(uri, listening, (void *)uri);
+	} else {
+		tell_ready();
+	}
+}
+
+/* ---- Start ---- */
+
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static int start_reactors(char *why, size_t why_bytes)
+{
+	static struct reactor_config config;
+	config.poll = options.poll;
+	config.idle_poll_us = options.idle_poll_us;
+	config.eal_args = options.eal_args;
+	char reason[512];
+	int error = options.cores
+			    ? reactor_parse_cores(options.cores, &config, reason, sizeof(reason))
+			    : reactor_default_cores(&config, reason, sizeof(reason));
+	if (error) {
+		snprintf(why, why_bytes, "--cores: %s", reason);
+		return error;
+	}
+	config.buffer_bytes = options.memory_bytes ? options.memory_bytes / config.core_count
+						   : BUFFERS_DEFAULT_BYTES;
+	config.buffer_bytes = MAX_OF(config.buffer_bytes, (uint64_t)BUFFERS_MIN_BYTES);
+	return reactors_start(&config, why, why_bytes);
+}
+
+static struct rpc_server *make_rpc_server(void)
+{
+	static struct rpc_table tables[RPC_TABLES_MAX];
+	const struct rpc_table own[] = {framework_rpc, export_rpc, nbd_rpc};
+	unsigned count = 0;
+	for (unsigned i = 0; i < COUNT_OF(own); i++)
+		tables[count++] = own[i];
+	for (unsigned i = 0; bdev_rpc_tables[i] && count < RPC_TABLES_MAX - 1; i++)
+		tables[count++] = *bdev_rpc_tables[i];
+	return rpc_server_create(tables);
+}
+
+/* What must work before anything is served. */
+static int start(char *why, size_t why_bytes)
+{
+	int error = start_reactors(why, why_bytes);
+	if (error)
+		return error;
+	snprintf(why, why_bytes, "no memory, or no descriptor left");
+	error = control_init();
+	if (!error)
+		error = control_watch_add(&signals, EPOLLIN);
+	if (!error)
+		error = nbd_cores_start();
+	if (error)
+		return error;
+	rpc = make_rpc_server();
+	if (!rpc) {
+		snprintf(why, why_bytes, "the RPC server can not be made");
+		return -ENOMEM;
+	}
+	return rpc_socket_open(rpc, options.rpc_socket, why, why_bytes);
+}
+
+int main(int argc, char **argv)
+{
+	char why[1024];
+	switch (options_parse(argc, argv, &options)) {
+	case OPTIONS_EXIT:
+		return 0;
+	case OPTIONS_WRONG:
+		options_free(&options);
+		return 1;
+	case OPTIONS_RUN:
+		break;
+	}
+	raise_descriptor_limit();
+	framework_shutdown_timeout_ms = options.shutdown_timeout_ms;
+	if (block_signals() || start(why, sizeof(why))) {
+		fprintf(stderr, "pollux: %s\n", why);
+		fflush(stderr);
+		_exit(1);
+	}
+	export_end_here = nbd_end_export_here;
+	create_next();
+	control_run();
+	rpc_socket_close();
+	rpc_server_destroy(rpc);
+	reactors_stop();
+	nbd_cores_free();
+	control_fini();
+	options_free(&options);
+	return exit_status;
+}

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * command: requests to the bdev. A READ takes a buffer (or none, where the bdev lends its memory),
+ * goes to the storage core and comes back to transmit_reply(). READs and WRITEs beyond a part's
+ * size go in parts; no part waits for another's buffer while it holds one, so that nothing can lock
+ * up.
+ *
+ * WRITEs: where the bdev takes payload at once (malloc, null) each piece is written straight from
+ * the receive buffer. Elsewhere parts of up to BDEV_IO_MAX_BYTES are gathered in I/O buffers; at
+ * most half of the core's buffers may wait for bytes from the network - beyond that a part is what
+ * has arrived.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "app/pollux/nbd/connection.h"
+
+enum { READ_PARTS_AHEAD = 3 /* of one large READ, submitted or waiting for their turn */ };
+
+static bool is_large(const struct request *request)
+{
+	return request->length > BDEV_IO_MAX_BYTES;
+}
+
+static uint8_t flags_of(uint16_t nbd_flags)
+{
+	uint8_t flags = 0;
+	if (nbd_flags & NBD_CMD_FLAG_FUA)
+		flags |= BDEV_FUA;
+	if (nbd_flags & NBD_CMD_FLAG_NO_HOLE)
+		flags |= BDEV_NO_HOLE;
+	if (nbd_flags & NBD_CMD_FLAG_FAST_ZERO)
+		flags |= BDEV_FAST_ZERO;
+	return flags;
+}
+
+static inline struct request *take_slot(struct connection *conn)
+{
+	struct request *request = request_get(&conn->core->requests);
+	if (unlikely(!request))
+		return NULL;
+	request->owner = conn;
+	request->bdev = conn->export->bdev;
+	request->home = conn->core->reactor;
+	request->storage = conn->storage;
+	request->buffer = NULL;
+	request->parent = NULL;
+	request->answered = false;
+	request->status = 0;
+	request->io.iov = request->iov;
+	request->io.iovcnt = 0;
+	return request;
+}
+
+/* ---- What fits one bdev request ---- */
+
+static void command_done(struct request *request)
+{
+	request->status = request->io.status;
+	transmit_reply(request->owner, request);
+}
+
+static void submit_simple(struct request *request, uint8_t op, uint8_t flags)
+{
+	request->io.op = op;
+	request->io.flags = flags;
+	request->io.offset = request->offset;
+	request->io.length = request->length;
+	request->done = command_done;
+	request_submit(request);
+}
+
+/* The destination of a READ. False: no buffer is there. */
+static inline bool give_destination(struct connection *conn, struct request *request,
+				    uint64_t length)
+{
+	if (likely(conn->lends))
+		return true;
+	request->buffer = buffers_get(&conn->core->reactor->buffers, length);
+	if (unlikely(!request->buffer))
+		return false;
+	request->iov[0] = (struct iovec){request->buffer, length};
+	request->io.iovcnt = 1;
+	return true;
+}
+
+static bool begin_read(struct connection *conn, struct request *request)
+{
+	if (unlikely(is_large(request))) {
+		request->at = request->emitted = 0;
+		request->parts = 0;
+		request->parts_first = NULL;
+		request->parts_last = &request->parts_first;
+		request->next = NULL;
+		*conn->big_last = request;
+		conn->big_last = &request->next;
+		command_continue_read(conn);
+		return true;
+	}
+	if (unlikely(!give_destination(conn, request, request->length)))
+		return false;
+	submit_simple(request, BDEV_READ, conn->lends ? BDEV_LEND : 0);
+	return true;
+}
+
+static void begin_write(struct connection *conn, struct request *request)
+{
+	request->at = 0;
+	request->parts = 0;
+	conn->writing = request;
+}
+
+static bool begin_other(struct request *request)
+{
+	uint8_t flags = flags_of(request->flags);
+	switch (request->type) {
+	case NBD_CMD_FLUSH:
+		request->offset = request->length = 0;
+		submit_simple(request, BDEV_FLUSH, 0);
+		return true;
+	case NBD_CMD_TRIM:
+		submit_simple(request, BDEV_TRIM, flags & BDEV_FUA);
+		return true;
+	case NBD_CMD_WRITE_ZEROES:
+		submit_simple(request, BDEV_WRITE_ZEROES, flags);
+		return true;
+	default:
+		submit_simple(request, BDEV_CACHE, 0);
+		return true;
+	}
+}
+
+/* What can be answered, or needs no answer, without the bdev. True if that was all. */
+static bool refuse(struct connection *conn, const struct nbd_command_request *wire)
+{
+	bool fatal = false;
+	const char *message = NULL;
+	uint32_t error = nbd_request_check(wire, &conn->limits, &fatal, &message);
+	if (likely(!error) && unlikely(wire->type == NBD_CMD_DISC)) {
+		connection_finish(conn, NULL);
+		return true;
+	}
+	if (likely(!error) &&
+	    unlikely(wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES)) {
+		error = NBD_EOVERFLOW;
+		message = "a reply in one piece is limited to 1 MiB";
+	}
+	if (likely(!error) &&
+	    unlikely(wire->offset + wire->length >
+		     atomic_load_explicit(&conn->export->bdev->size_bytes, memory_order_relaxed))) {
+		/* the bdev has shrunk since this client was told its size */
+		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
+		message = "beyond the end: the export has shrunk";
+	}
+	if (likely(!error))
+		return false;
+	transmit_error(conn, wire, error, message);
+	if (fatal)
+		connection_finish(conn, message);
+	else
+		conn->skip = wire->payload;
+	return true;
+}
+
+bool command_begin(struct connection *conn, const uint8_t *header)
+{
+	struct nbd_command_request wire;
+	if (unlikely(!nbd_request_decode(header, conn->limits.mode, &wire))) {
+		connection_kill(conn, "a request with a wrong magic");
+		return true;
+	}
+	conn->requests++;
+	if (unlikely(refuse(conn, &wire)))
+		return true;
+	struct request *request = take_slot(conn);
+	if (unlikely(!request)) {
+		conn->requests--;
+		connection_block(conn);
+		return false;
+	}
+	request->cookie = wire.cookie;
+	request->offset = wire.offset;
+	request->length = wire.length;
+	request->type = wire.type;
+	request->flags = wire.flags;
+	request->started = conn->core->reactor->now;
+	conn->inflight++;
+	conn->stats->inflight++;
+	if (likely(wire.type == NBD_CMD_READ)) {
+		if (likely(begin_read(conn, request)))
+			return true;
+		conn->inflight--;
+		conn->stats->inflight--;
+		conn->requests--;
+		request_put(&conn->core->requests, request);
+		connection_block(conn);
+		return false;
+	}
+	if (wire.type == NBD_CMD_WRITE)
+		begin_write(conn, request);
+	else
+		begin_other(request);
+	return true;
+}
+
+/* ---- Large READs ---- */
+
+static void part_done(struct request *part);
+
+/* Hands the parts that are ready to the client's queue, in order. True when the READ is over. */
+static bool emit_parts(struct connection *conn, struct request *read)
+{
+	bool simple = conn->limits.mode == NBD_MODE_SIMPLE;
+	while (read->parts_first && read->parts_first->part_done) {
+		struct request *part = read->parts_first;
+		read->parts_first = part->next;
+		if (!read->parts_first)
+			read->parts_last = &read->parts_first;
+		read->parts--;
+		bool first = !read->emitted, last = read->emitted + part->length == read->length;
+		read->emitted += part->length;
+		if (part->io.status < 0) {
+			read->status = part->io.status;
+			if (simple && !first)
+				connection_kill(conn, "a READ failed after its reply had begun");
+			else if (!simple && conn->state != CONN_DEAD)
+				transmit_error_at(conn, read, part, last);
+		}
+		if (conn->state == CONN_DEAD || read->answered || part->io.status < 0 ||
+		    (simple && read->status)) {
+			connection_put_request(conn, part);
+			continue;
+		}
+		conn->big_exclusive |= simple;
+		transmit_part(conn, read, part, first, last);
+	}
+	if (read->parts)
+		return false;
+	return read->emitted == read->length || conn->state == CONN_DEAD ||
+	       (simple && read->status);
+}
+
+/* One part more is submitted. False: not now. */
+static bool submit_part(struct connection *conn, struct request *read)
+{
+	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || read->status ||
+	    conn->state == CONN_DEAD)
+		return false;
+	uint64_t length = MIN_OF(read->length - read->at, (uint64_t)BDEV_IO_MAX_BYTES);
+	struct request *part = take_slot(conn);
+	if (!part || !give_destination(conn, part, length)) {
+		if (part)
+			request_put(&conn->core->requests, part);
+		connection_block(conn);
+		return false;
+	}
+	part->parent = read;
+	part->part_done = false;
+	part->cookie = read->cookie;
+	part->type = NBD_CMD_READ;
+	part->offset = read->offset + read->at;
+	part->length = length;
+	part->started = read->started;
+	part->next = NULL;
+	*read->parts_last = part;
+	read->parts_last = &part->next;
+	read->parts++;
+	read->at += length;
+	part->io.op = BDEV_READ;
+	part->io.flags = conn->lends ? BDEV_LEND : 0;
+	part->io.offset = part->offset;
+	part->io.length = length;
+	part->done = part_done;
+	request_submit(part);
+	return true;
+}
+
+static void end_large_read(struct connection *conn, struct request *read)
+{
+	conn->big = NULL;
+	/* told already: structured errors by part, and a simple reply that has begun and gone wrong
+	 */
+	bool told = read->emitted &&
+		    !(conn->limits.mode == NBD_MODE_SIMPLE && read->status && !conn->big_exclusive);
+	if (told || conn->state == CONN_DEAD)
+		transmit_read_end(conn, read);
+	else
+		transmit_reply(conn, read);
+}
+
+void command_continue_read(struct connection *conn)
+{
+	if (conn->big_running)
+		return; /* a part that completed at once: the loop below goes on with it */
+	conn->big_running = true;
+	for (;;) {
+		if (!conn->big) {
+			conn->big = conn->big_first;
+			if (!conn->big)
+				break;
+			conn->big_first = conn->big->next;
+			if (!conn->big_first)
+				conn->big_last = &conn->big_first;
+		}
+		struct request *read = conn->big;
+		while (submit_part(conn, read))
+			;
+		if (!emit_parts(conn, read)) {
+			if (read->parts == READ_PARTS_AHEAD || read->at == read->length ||
+			    conn->blocked || read->parts)
+				break;
+			continue;
+		}
+		end_large_read(conn, read);
+	}
+	conn->big_running = false;
+}
+
+static void part_done(struct request *part)
+{
+	part->part_done = true;
+	command_continue_read(part->owner);
+}
+
+/* ---- WRITE ---- */
+
+static void write_over(struct connection *conn, struct request *write)
+{
+	write->io.iovcnt = 0;
+	transmit_reply(conn, write);
+}
+
+static void piece_done(struct request *write)
+{
+	if (unlikely(write->io.status < 0) && !write->status)
+		write->status = write->io.status;
+}
+
+/* The bdev takes the bytes before request_submit() returns. */
+static size_t write_piece(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	struct request *write = conn->writing;
+	uint64_t left = MIN_OF(write->length - write->at, (uint64_t)BDEV_IO_MAX_BYTES);
+	size_t n = MIN_OF((uint64_t)count, left);
+	if (likely(!write->status)) {
+		write->iov[0] = (struct iovec){(void *)bytes, n};
+		write->io.iovcnt = 1;
+		write->io.op = BDEV_WRITE;
+		write->io.flags = flags_of(write->flags);
+		write->io.offset = write->offset + write->at;
+		write->io.length = n;
+		write->done = piece_done;
+		request_submit(write);
+	}
+	write->at += n;
+	if (write->at == write->length) {
+		conn->writing = NULL;
+		write_over(conn, write);
+	}
+	return n;
+}
+
+/* A part of a WRITE has been written; the first part is the request itself. */
+static void write_part_done(struct request *part)
+{
+	struct request *write = part->parent ? part->parent : part;
+	struct connection *conn = part->owner;
+	if (part->io.status < 0 && !write->status)
+		write->status = part->io.status;
+	request_release(part);
+	if (part != write)
+		request_put(&conn->core->requests, part);
+	nbd_core_freed(conn->core);
+	if (--write->parts == 0 && write->at == write->length && conn->writing != write)
+		write_over(conn, write);
+}
+
+void command_filled(struct connection *conn)
+{
+	struct request *part = conn->filling, *write = conn->writing;
+	conn->core->filling_bytes -= conn->filling_reserved;
+	conn->filling = NULL;
+	conn->filling_direct = false;
+	write->parts++;
+	part->iov[0] = (struct iovec){part->buffer, conn->filling_bytes};
+	part->io.iovcnt = 1;
+	part->io.op = BDEV_WRITE;
+	part->io.flags = flags_of(write->flags);
+	part->io.offset = write->offset + write->at - conn->filling_bytes;
+	part->io.length = conn->filling_bytes;
+	part->done = write_part_done;
+	if (write->at == write->length)
+		conn->writing = NULL;
+	request_submit(part);
+}
+
+/* Begins a part: its slot and its buffer. False: it has to wait. */
+static bool begin_part(struct connection *conn, size_t here)
+{
+	struct nbd_core *core = conn->core;
+	struct buffers *buffers = &core->reactor->buffers;
+	struct request *write = conn->writing, *part = write;
+	size_t bytes = MIN_OF(write->length - write->at, (uint64_t)BDEV_IO_MAX_BYTES);
+	size_t reserved = 0;
+	if (write->at) {
+		part = take_slot(conn);
+		if (!part) {
+			connection_block(conn);
+			return false;
+		}
+		part->parent = write;
+		part->type = NBD_CMD_WRITE;
+	}
+	if (bytes > here) {
+		if (core->filling_bytes + bytes <= buffers->total_bytes / 2)
+			reserved = bytes;
+		else
+			bytes = here;
+	}
+	part->buffer = buffers_get(buffers, bytes);
+	if (!part->buffer && bytes > here) {
+		bytes = here;
+		reserved = 0;
+		part->buffer = buffers_get(buffers, bytes);
+	}
+	if (!part->buffer) {
+		if (part != write)
+			request_put(&core->requests, part);
+		connection_block(conn);
+		return false;
+	}
+	core->filling_bytes += reserved;
+	conn->filling = part;
+	conn->filling_have = 0;
+	conn->filling_bytes = bytes;
+	conn->filling_reserved = reserved;
+	return true;
+}
+
+size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	if (likely(conn->sync_writes))
+		return write_piece(conn, bytes, count);
+	if (!conn->filling && !begin_part(conn, count))
+		return 0;
+	size_t n = MIN_OF(count, (size_t)(conn->filling_bytes - conn->filling_have));
+	memcpy((uint8_t *)conn->filling->buffer + conn->filling_have, bytes, n);
+	conn->filling_have += n;
+	conn->writing->at += n;
+	if (conn->filling_have == conn->filling_bytes)
+		command_filled(conn);
+	return n;
+}
+
+void command_drop_payload(struct connection *conn)
+{
+	struct request *write = conn->writing, *part = conn->filling;
+	if (!write || (conn->receiving && conn->filling_direct))
+		return; /* the kernel may still write into the buffer: again when it has answered */
+	if (part) {
+		conn->core->filling_bytes -= conn->filling_reserved;
+		request_release(part);
+		if (part != write)
+			request_put(&conn->core->requests, part);
+		conn->filling = NULL;
+	}
+	conn->writing = NULL;
+	write->answered = true;
+	write->at = write->length;
+	if (!write->parts)
+		write_over(conn, write);
+	nbd_core_freed(conn->core);
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * connection: the life of a connection - the transitions of its state, what keeps it alive, and its
+ * end. A connection is freed in one place only: at the end of a pass, from its own deferred call,
+ * when it is dead and nothing uses it any more.
+ */
+#include "app/pollux/nbd/connection.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/log.h"
+#include "reactor/control.h"
+
+enum {
+	LINGER_US = 1000000, /* for the client to take the last replies and close */
+	ABORT_AFTER_US =
+		2000000, /* then the drivers are asked to end a dead connection's requests */
+};
+
+const char *const connection_state_names[] = {
+	[CONN_HANDSHAKE] = "handshake",
+	[CONN_TRANSMISSION] = "transmission",
+	[CONN_FINISHING] = "finishing",
+	[CONN_DEAD] = "dead",
+};
+
+struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
+				   const char *listener)
+{
+	static _Atomic uint64_t next_id = 1;
+	struct connection *conn = calloc(1, sizeof(*conn));
+	if (!conn)
+		goto refuse;
+	conn->core = core;
+	conn->rx_fd = rx_fd;
+	conn->tx_fd = tx_fd;
+	conn->state = CONN_HANDSHAKE;
+	conn->id = atomic_fetch_add(&next_id, 1);
+	conn->receive_op.done = receive_done;
+	conn->send_op.done = transmit_done;
+	conn->flush.run = transmit_run;
+	conn->big_last = &conn->big_first;
+	conn->held_last = &conn->held_first;
+	conn->connected_at = core->reactor->now;
+	snprintf(conn->peer, sizeof(conn->peer), "%s", peer);
+	snprintf(conn->listener, sizeof(conn->listener), "%s", listener);
+	int type, one = 1;
+	socklen_t bytes = sizeof(type);
+	conn->is_socket = getsockopt(rx_fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
+	setsockopt(tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (negotiate_begin(conn))
+		goto refuse;
+	TAILQ_INSERT_TAIL(&core->connections, conn, link);
+	if (!core->connection_count++)
+		reactor_arm_timer(&core->watch, 0);
+	receive_arm(conn);
+	return conn;
+refuse:
+	free(conn);
+	close(rx_fd);
+	if (tx_fd != rx_fd)
+		close(tx_fd);
+	atomic_fetch_sub(&core->reactor->load, 1);
+	atomic_fetch_sub(&nbd_connection_count, 1);
+	return NULL;
+}
+
+/* ---- Waiting for the core ---- */
+
+void connection_block(struct connection *conn)
+{
+	if (conn->blocked)
+		return;
+	conn->blocked = true;
+	TAILQ_INSERT_TAIL(&conn->core->blocked, conn, blocked_link);
+}
+
+static void unblock(struct connection *conn)
+{
+	if (!conn->blocked)
+		return;
+	conn->blocked = false;
+	TAILQ_REMOVE(&conn->core->blocked, conn, blocked_link);
+}
+
+void connection_resume(struct connection *conn)
+{
+	unblock(conn);
+	if (conn->state == CONN_DEAD)
+		return;
+	command_continue_read(conn);
+	if (!conn->blocked && conn->state != CONN_FINISHING)
+		receive_resume(conn);
+}
+
+void connection_credit(struct connection *conn, unsigned count)
+{
+	conn->inflight -= count;
+	if (unlikely(conn->starved)) {
+		connection_block(conn);
+		reactor_defer(conn->core->reactor, &conn->core->resume);
+	}
+	if (unlikely(conn->state >= CONN_FINISHING && !conn->inflight))
+		reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+/* ---- Ending ---- */
+
+static void log_end(void *arg)
+{
+	char *line = arg;
+	log_info("nbd", "%s", line);
+	free(line);
+}
+
+static void tell_end(struct connection *conn)
+{
+	char *line;
+	if (log_level_now < LOG_INFO)
+		return;
+	if (asprintf(&line, "connection %lu (%s) ends%s%s", (unsigned long)conn->id, conn->peer,
+		     conn->reason[0] ? ": " : "", conn->reason) > 0)
+		control_send(log_end, line);
+}
+
+static void remember(struct connection *conn, const char *reason)
+{
+	if (reason && !conn->reason[0])
+		snprintf(conn->reason, sizeof(conn->reason), "%s", reason);
+}
+
+static void drop_input(struct connection *conn)
+{
+	free(conn->spill);
+	conn->spill = NULL;
+	conn->starved = false;
+	unblock(conn);
+	command_drop_payload(conn);
+}
+
+static void cancel(struct connection *conn, struct uring_op *op)
+{
+	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
+	io_uring_prep_cancel(sqe, op, 0);
+	uring_set_op(sqe, NULL);
+}
+
+void connection_finish(struct connection *conn, const char *reason)
+{
+	if (conn->state >= CONN_FINISHING)
+		return;
+	remember(conn, reason);
+	conn->state = CONN_FINISHING;
+	reactor_disarm_timer(&conn->timer);
+	drop_input(conn);
+	if (conn->receiving && conn->filling)
+		cancel(conn, &conn->receive_op); /* the rest of a WRITE that is not waited for */
+	if (conn->big || conn->big_first)
+		command_continue_read(conn);
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+static void abort_requests(struct timer *timer)
+{
+	struct connection *conn = container_of(timer, struct connection, timer);
+	struct request_pool *pool = &conn->core->requests;
+	for (unsigned i = 0; i < pool->unused; i++) {
+		if (pool->slots[i].in_bdev && pool->slots[i].owner == conn)
+			request_abort(&pool->slots[i]);
+	}
+	reactor_arm_timer(timer, ABORT_AFTER_US);
+}
+
+void connection_kill(struct connection *conn, const char *reason)
+{
+	if (conn->state == CONN_DEAD)
+		return;
+	remember(conn, reason);
+	conn->state = CONN_DEAD;
+	if (conn->is_socket)
+		shutdown(conn->tx_fd, SHUT_RDWR);
+	else
+		for (unsigned i = 0; i < 2; i++)
+			cancel(conn, i ? &conn->receive_op : &conn->send_op);
+	drop_input(conn);
+	transmit_drop(conn);
+	if (conn->big || conn->big_first)
+		command_continue_read(conn);
+	conn->timer.fire = abort_requests;
+	reactor_arm_timer(&conn->timer, ABORT_AFTER_US);
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+static void linger_over(struct timer *timer)
+{
+	connection_kill(container_of(timer, struct connection, timer), NULL);
+}
+
+/*
+ * All has been answered. Closing with unread bytes in the socket would make the kernel reset the
+ * connection and the client might lose the last replies: so the client's end of file is waited for.
+ */
+static void linger(struct connection *conn)
+{
+	if (conn->lingering)
+		return;
+	if (conn->end_of_file || !conn->is_socket) {
+		connection_kill(conn, NULL);
+		return;
+	}
+	conn->lingering = true;
+	shutdown(conn->tx_fd, SHUT_WR);
+	conn->timer.fire = linger_over;
+	reactor_arm_timer(&conn->timer, LINGER_US);
+	receive_arm(conn);
+}
+
+static void connection_free(struct connection *conn)
+{
+	struct nbd_core *core = conn->core;
+	tell_end(conn);
+	reactor_disarm_timer(&conn->timer);
+	negotiate_end(conn);
+	free(conn->handshake_out);
+	close(conn->rx_fd);
+	if (conn->tx_fd != conn->rx_fd)
+		close(conn->tx_fd);
+	TAILQ_REMOVE(&core->connections, conn, link);
+	core->connection_count--;
+	atomic_fetch_sub(&core->reactor->load, 1);
+	atomic_fetch_sub(&nbd_connection_count, 1);
+	if (conn->export)
+		export_put(conn->export);
+	free(conn);
+}
+
+void connection_check(struct connection *conn)
+{
+	bool quiet = !conn->inflight && !conn->sending;
+	if (conn->state == CONN_FINISHING && quiet && !conn->batches && !conn->handshake_out_bytes)
+		linger(conn);
+	if (conn->state == CONN_DEAD && quiet && !conn->receiving && !conn->flush.queued)
+		connection_free(conn);
+}
+
+/* ---- The watch ---- */
+
+/* A client that takes nothing while it holds buffers that others wait for. */
+static bool is_stalled(const struct connection *conn, uint64_t now)
+{
+	return conn->sending && conn->batches && conn->batches->holding &&
+	       now - conn->send_started >
+		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+}
+
+static void time_out_requests(struct nbd_core *core)
+{
+	struct request_pool *pool = &core->requests;
+	for (unsigned i = 0; i < pool->unused; i++) {
+		struct request *request = &pool->slots[i];
+		if (!request->in_bdev)
+			continue;
+		struct connection *conn = request->owner;
+		uint32_t limit_ms = conn->export ? conn->export->io_timeout_ms : 0;
+		if (limit_ms &&
+		    core->reactor->now - request->started > clock_us_to_ticks(limit_ms * 1000ull))
+			request_abort(request);
+	}
+}
+
+void connection_watch_all(struct nbd_core *core)
+{
+	struct connection *conn, *next;
+	time_out_requests(core);
+	if (TAILQ_EMPTY(&core->blocked))
+		return;
+	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
+		next = TAILQ_NEXT(conn, link);
+		if (is_stalled(conn, core->reactor->now))
+			connection_kill(conn, "it takes no replies while others wait for memory");
+	}
+}

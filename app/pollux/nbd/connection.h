@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * connection: one NBD client. Its state machine and what the files of this folder share:
+ * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
+ * to the bdev), transmit.c (replies to bytes). Owned by one net reactor from the hand-over of its
+ * socket to its end; all functions run there.
+ *
+ * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
+ * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
+ * it is freed when the last of these has gone.
+ */
+#ifndef POLLUX_APP_NBD_CONNECTION_H
+#define POLLUX_APP_NBD_CONNECTION_H
+
+#include <sys/socket.h>
+
+#include "app/pollux/nbd/core.h"
+#include "lib/nbd/reply.h"
+#include "lib/nbd/request.h"
+
+enum connection_state {
+	CONN_HANDSHAKE,	   /* from accept; leaves by GO, EXPORT_NAME, an error or the time-out */
+	CONN_TRANSMISSION, /* requests; leaves by DISC, end of file, an error, or being drained */
+	CONN_FINISHING,	   /* reads nothing more; requests end and replies go out, then DEAD */
+	CONN_DEAD, /* the socket is shut down, replies are dropped; freed with the last user */
+};
+
+extern const char *const connection_state_names[];
+
+enum {
+	TX_BATCH_IOVS = 512,
+	TX_BATCH_HEADER_BYTES = 8192,
+	TX_BATCHES_KEPT = 64, /* free ones that a core keeps */
+};
+
+/* Replies that go out with one sendmsg(). Owned by its connection, or by the core's free list. */
+struct tx_batch {
+	struct tx_batch *next;
+	struct msghdr message;
+	unsigned iovs;
+	unsigned header_bytes;
+	unsigned credits;	 /* requests of the connection that end when this is sent */
+	struct request *holding; /* slots whose buffer or loan the batch sends from */
+	struct iovec iov[TX_BATCH_IOVS];
+	uint8_t headers[TX_BATCH_HEADER_BYTES];
+};
+
+struct connection {
+	/* hot: receiving */
+	struct uring_op receive_op;
+	struct nbd_core *core;
+	enum connection_state state;
+	int rx_fd, tx_fd; /* the same, but for standard input and output */
+	struct nbd_limits limits;
+	bool is_socket;
+	bool receiving;	  /* the receive operation is in flight */
+	bool blocked;	  /* in core->blocked */
+	bool starved;	  /* out of credits: goes on when replies have been sent */
+	bool sync_writes; /* payload may be written straight from the receive buffer */
+	bool lends;
+	bool more_expected; /* the last receive left bytes in the socket */
+	uint32_t inflight;  /* requests not yet answered and sent */
+	uint32_t head_have; /* bytes of a header in `head` */
+	uint8_t head[32];
+	uint64_t skip;		 /* payload bytes to drop */
+	struct request *writing; /* the WRITE whose payload is arriving */
+	/* the part of it that is being filled */
+	struct request *filling;
+	uint32_t filling_have, filling_bytes;
+	uint32_t filling_reserved; /* of core->filling_bytes */
+	bool filling_direct;	   /* the receive operation fills it */
+	/* bytes received and not yet taken, while blocked; malloc'ed */
+	uint8_t *spill;
+	uint32_t spill_at, spill_bytes;
+	/* the bdev */
+	struct export *export;
+	struct reactor *storage;
+	struct export_stats *stats;
+	/* hot: transmitting */
+	struct uring_op send_op;
+	struct deferred flush;
+	bool sending;
+	struct tx_batch *batches, *last_batch; /* the first may be being sent */
+	/* large READs in parts: one at a time; in simple mode it alone may send once its header is
+	 * out */
+	struct request *big, *big_first, **big_last;
+	bool big_exclusive;
+	bool big_running;			 /* command_continue_read() is on the stack */
+	struct request *held_first, **held_last; /* replies that wait for it */
+	/* cold */
+	struct nbd_handshake *handshake;
+	uint8_t *handshake_out, *handshake_sending;
+	size_t handshake_out_bytes, handshake_out_room, handshake_sending_bytes,
+		handshake_sent_bytes;
+	bool end_of_file; /* the client sends nothing more */
+	bool lingering;	  /* all was sent; what still comes is dropped */
+	struct timer
+		timer; /* handshake time-out; later: the abort of what keeps a dead one alive */
+	uint64_t id;
+	uint64_t send_started; /* ticks, while sending */
+	uint64_t connected_at; /* ticks */
+	uint64_t requests, bytes_in, bytes_out;
+	char peer[128];
+	char listener[160];
+	struct nbd_context contexts[NBD_MAX_CONTEXTS];
+	unsigned context_count;
+	char reason[128]; /* why it ended */
+	TAILQ_ENTRY(connection) link, blocked_link;
+};
+
+/* ---- connection.c ---- */
+
+/* A socket for this core; takes the descriptors over. NULL: no memory (they are closed). */
+struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
+				   const char *listener);
+/* Reads nothing more; ends when all is answered. */
+void connection_finish(struct connection *conn, const char *reason);
+/* Ends at once: replies are dropped. */
+void connection_kill(struct connection *conn, const char *reason);
+/* Something that kept it alive has gone. May free it: the last thing a caller does. */
+void connection_check(struct connection *conn);
+/* Waits for a slot or a buffer of the core. */
+void connection_block(struct connection *conn);
+/* One of its requests is over (its reply sent or dropped). */
+void connection_credit(struct connection *conn, unsigned count);
+/* Takes up again what it could not do: bytes kept back, parts of a large READ, receiving. */
+void connection_resume(struct connection *conn);
+void connection_free_batches(struct nbd_core *core);
+/* For nbd_core: stalled clients, time-outs. */
+void connection_watch_all(struct nbd_core *core);
+
+/* ---- negotiate.c ---- */
+
+int negotiate_begin(struct connection *conn);
+/* Returns how many bytes it took; the rest belongs to the transmission phase or waits. */
+size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t count);
+/* Sends what the handshake has to say. True if there is (or is under way) any. */
+bool negotiate_flush(struct connection *conn);
+void negotiate_sent(struct connection *conn, int result);
+void negotiate_end(struct connection *conn);
+
+/* ---- receive.c ---- */
+
+void receive_arm(struct connection *conn);
+/* The receive operation's completion. */
+void receive_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* Takes bytes as far as it can and keeps the rest back. */
+void receive_take(struct connection *conn, const uint8_t *bytes, size_t count);
+/* Tries again what was kept back, and goes on receiving. */
+void receive_resume(struct connection *conn);
+
+/* ---- command.c ---- */
+
+/* Begins what a request header asks for. False: nothing was done, no slot or buffer was there. */
+bool command_begin(struct connection *conn, const uint8_t *header);
+/* Payload of conn->writing; returns how many bytes it took, 0 when it has to wait. */
+size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count);
+/* conn->filling has got all its bytes. */
+void command_filled(struct connection *conn);
+/* More parts of the large READ under way, or the next one. */
+void command_continue_read(struct connection *conn);
+/* The payload will not come any more: lets go of what waits for it. */
+void command_drop_payload(struct connection *conn);
+
+/* ---- transmit.c ---- */
+
+/* A request's one reply (or the next chunk of a READ in parts): queued, sent at the end of the
+ * pass. */
+void transmit_reply(struct connection *conn, struct request *request);
+/* An error for a request that never got a slot. */
+void transmit_error(struct connection *conn, const struct nbd_command_request *request,
+		    uint32_t error, const char *message);
+/* One part of a READ, in order in simple mode. `last`: the reply ends with it. */
+void transmit_part(struct connection *conn, struct request *read, struct request *part, bool first,
+		   bool last);
+/* A part that failed; not in simple mode. */
+void transmit_error_at(struct connection *conn, struct request *read, const struct request *part,
+		       bool last);
+/* After its last part: the READ's slot is over, the replies that waited for it go out. */
+void transmit_read_end(struct connection *conn, struct request *read);
+void transmit_run(struct deferred *deferred);
+void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* Gives back everything that waits to be sent. */
+void transmit_drop(struct connection *conn);
+
+/* The slot is over: gives back what it holds and the slot. */
+static inline void connection_put_request(struct connection *conn, struct request *request)
+{
+	struct nbd_core *core = conn->core;
+	request_release(request);
+	request_put(&core->requests, request);
+	nbd_core_freed(core);
+}
+
+#endif

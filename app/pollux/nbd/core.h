@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * core: what a net reactor keeps for NBD - its connections, receive buffers, request slots and send
+ * batches. Owned by that reactor; every function runs on it unless it says otherwise.
+ */
+#ifndef POLLUX_APP_NBD_CORE_H
+#define POLLUX_APP_NBD_CORE_H
+
+#include "app/pollux/target/export.h"
+#include "app/pollux/target/request.h"
+#include "lib/nbd/server.h"
+#include "reactor/reactor.h"
+
+enum {
+	RX_BUFFERS = 128, /* provided to the ring: io_uring picks one when data is there */
+	RX_BUFFER_BYTES = 32 << 10,
+	RX_GROUP = 0,
+};
+
+/* Parameters of the NBD front end; constant after start. */
+struct nbd_settings {
+	uint32_t handshake_timeout_ms;
+	uint32_t stall_timeout_ms; /* of a client that holds buffers others wait for */
+	uint32_t max_connections;  /* of the process */
+	uint32_t max_requests;	   /* in flight, of a connection */
+	struct nbd_server_config protocol;
+};
+
+extern struct nbd_settings nbd_settings;
+
+struct connection;
+struct tx_batch;
+
+struct nbd_core {
+	struct reactor *reactor;
+	struct request_pool requests;
+	/* receive */
+	struct io_uring_buf_ring *rx_ring;
+	struct region rx_region;
+	/* transmit */
+	struct tx_batch *free_batches;
+	unsigned free_batch_count;
+	/* connections */
+	TAILQ_HEAD(connection_list, connection) connections;
+	unsigned connection_count;
+	struct connection_list blocked; /* wait for a slot or a buffer */
+	struct deferred resume;
+	struct timer watch; /* stalled clients, request time-outs */
+	_Atomic bool started;
+	int error;	      /* of the start */
+	size_t filling_bytes; /* I/O buffers that wait for their payload from the network */
+};
+
+extern struct nbd_core *nbd_cores[REACTOR_MAX];
+extern _Atomic uint32_t nbd_connection_count;
+
+/* Control thread: makes a core's state on every net reactor. 0 or -errno. */
+int nbd_cores_start(void);
+/* Control thread, after the reactors have stopped. */
+void nbd_cores_free(void);
+
+static inline struct nbd_core *nbd_core_here(void)
+{
+	return nbd_cores[reactor_self->index];
+}
+
+static inline uint8_t *rx_buffer(const struct nbd_core *core, unsigned id)
+{
+	return (uint8_t *)core->rx_region.base + (size_t)id * RX_BUFFER_BYTES;
+}
+
+/* The ring may use the buffer again. */
+static inline void rx_give_back(struct nbd_core *core, unsigned id)
+{
+	io_uring_buf_ring_add(core->rx_ring, rx_buffer(core, id), RX_BUFFER_BYTES, id,
+			      RX_BUFFERS - 1, 0);
+	io_uring_buf_ring_advance(core->rx_ring, 1);
+}
+
+/* A slot or a buffer has come free: whoever waits is tried again at the end of the pass. */
+static inline void nbd_core_freed(struct nbd_core *core)
+{
+	if (unlikely(!TAILQ_EMPTY(&core->blocked)))
+		reactor_defer(core->reactor, &core->resume);
+}
+
+#endif

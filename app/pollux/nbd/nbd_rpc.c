@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * nbd_rpc: creating and deleting listeners, looking at connections and ending them. Connections
+ * belong to their cores: a round over the net cores collects what is asked for.
+ */
+#include "app/pollux/nbd/nbd_rpc.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/listener.h"
+#include "lib/base/clock.h"
+#include "reactor/control.h"
+
+enum { URI_MAX_BYTES = 512 };
+
+/* ---- listener_create, _delete, _get_listeners ---- */
+
+struct listener_params {
+	const char *uri;
+};
+
+static const struct rpc_param listener_params[] = {
+	{.name = "uri",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct listener_params, uri),
+	 .required = true,
+	 .min = 1,
+	 .max = URI_MAX_BYTES,
+	 .help = "tcp://HOST:PORT (port 0: one is chosen) or unix:///PATH"},
+};
+
+static void listening(void *arg, struct listener *listener, int error, const char *why)
+{
+	if (error)
+		rpc_param_error(arg, "uri", error, "%s", why);
+	else
+		rpc_reply(arg, json_string(listener_uri(listener)));
+}
+
+static void create_listener(struct rpc_call *call, const void *params)
+{
+	listener_create(((const struct listener_params *)params)->uri, listening, call);
+}
+
+static void listener_gone(void *arg)
+{
+	rpc_reply(arg, NULL);
+}
+
+static void delete_listener(struct rpc_call *call, const void *params)
+{
+	const struct listener_params *p = params;
+	struct listener *listener = listener_find(p->uri);
+	if (listener)
+		listener_delete(listener, listener_gone, call);
+	else
+		rpc_param_error(call, "uri", -ENODEV, "there is no listener on '%s'", p->uri);
+}
+
+static void get_listeners(struct rpc_call *call, const void *params)
+{
+	char nbd_uri[2048];
+	json_t *list = json_array();
+	for (const struct listener *at = listener_first(); at; at = listener_next(at))
+		json_array_append_new(
+			list, json_pack("{s:s, s:s}", "uri", listener_uri(at), "nbd_uri",
+					listener_nbd_uri(at, "", nbd_uri, sizeof(nbd_uri))));
+	rpc_reply(call, list);
+}
+
+/* ---- connection_get_connections ---- */
+
+struct connection_params {
+	const char *export_name;
+	uint64_t id;
+	bool by_id;
+};
+
+static const struct rpc_param connections_params[] = {
+	{.name = "export",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct connection_params, export_name),
+	 .max = EXPORT_NAME_MAX_BYTES,
+	 .help = "Only those to this export"},
+	{.name = "id",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct connection_params, id),
+	 .present_offset = offsetof(struct connection_params, by_id),
+	 .help = "Only this one"},
+};
+
+/* Collected by the net cores under the lock. */
+struct collection {
+	struct rpc_call *call;
+	struct connection_params filter;
+	pthread_mutex_t lock;
+	json_t *list;
+	unsigned kicked;
+};
+
+static bool matches(const struct connection *conn, const struct connection_params *filter)
+{
+	if (filter->by_id && conn->id != filter->id)
+		return false;
+	return !filter->export_name ||
+	       (conn->export && !strcmp(conn->export->name, filter->export_name));
+}
+
+static json_t *describe(const struct connection *conn)
+{
+	static const char *const modes[] = {"simple", "structured", "extended"};
+	uint64_t age = conn->core->reactor->now - conn->connected_at;
+	json_t *object = json_pack(
+		"{s:I, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I}", "id",
+		(json_int_t)conn->id, "peer", conn->peer, "listener", conn->listener, "state",
+		connection_state_names[conn->state], "lcore", conn->core->reactor->cpu,
+		"storage_lcore", conn->storage ? conn->storage->cpu : -1, "inflight",
+		(int)conn->inflight, "requests", (json_int_t)conn->requests, "bytes_received",
+		(json_int_t)conn->bytes_in, "bytes_read", (json_int_t)conn->bytes_out, "age_us",
+		(json_int_t)clock_ticks_to_us(age));
+	if (conn->export) {
+		json_object_set_new(object, "export", json_string(conn->export->name));
+		json_object_set_new(object, "replies", json_string(modes[conn->limits.mode]));
+	}
+	return object;
+}
+
+static void collect_here(void *arg)
+{
+	struct collection *collection = arg;
+	struct connection *conn;
+	pthread_mutex_lock(&collection->lock);
+	TAILQ_FOREACH (conn, &nbd_core_here()->connections, link) {
+		if (matches(conn, &collection->filter))
+			json_array_append_new(collection->list, describe(conn));
+	}
+	pthread_mutex_unlock(&collection->lock);
+}
+
+static struct collection *new_collection(struct rpc_call *call)
+{
+	struct collection *collection = calloc(1, sizeof(*collection));
+	if (!collection) {
+		rpc_error(call, -ENOMEM, "no memory");
+		return NULL;
+	}
+	collection->call = call;
+	collection->filter = *(const struct connection_params *)rpc_params(call);
+	pthread_mutex_init(&collection->lock, NULL);
+	collection->list = json_array();
+	return collection;
+}
+
+static void free_collection(struct collection *collection)
+{
+	json_decref(collection->list);
+	pthread_mutex_destroy(&collection->lock);
+	free(collection);
+}
+
+static void collected(void *arg)
+{
+	struct collection *collection = arg;
+	rpc_reply(collection->call, json_incref(collection->list));
+	free_collection(collection);
+}
+
+static void get_connections(struct rpc_call *call, const void *params)
+{
+	struct collection *collection = new_collection(call);
+	if (collection)
+		control_for_each_reactor(REACTOR_NET, collect_here, collected, collection);
+}
+
+/* ---- connection_kick ---- */
+
+static const struct rpc_param kick_params[] = {
+	{.name = "id",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct connection_params, id),
+	 .present_offset = offsetof(struct connection_params, by_id),
+	 .required = true,
+	 .help = "As connection_get_connections tells it"},
+};
+
+static void kick_here(void *arg)
+{
+	struct collection *collection = arg;
+	struct connection *conn, *next;
+	for (conn = TAILQ_FIRST(&nbd_core_here()->connections); conn; conn = next) {
+		next = TAILQ_NEXT(conn, link);
+		if (conn->state == CONN_DEAD || !matches(conn, &collection->filter))
+			continue;
+		connection_kill(conn, "kicked");
+		pthread_mutex_lock(&collection->lock);
+		collection->kicked++;
+		pthread_mutex_unlock(&collection->lock);
+	}
+}
+
+static void kicked(void *arg)
+{
+	struct collection *collection = arg;
+	if (collection->kicked)
+		rpc_reply(collection->call, NULL);
+	else
+		rpc_param_error(collection->call, "id", -ENODEV, "there is no connection %lu",
+				(unsigned long)collection->filter.id);
+	free_collection(collection);
+}
+
+static void kick(struct rpc_call *call, const void *params)
+{
+	struct collection *collection = new_collection(call);
+	if (collection)
+		control_for_each_reactor(REACTOR_NET, kick_here, kicked, collection);
+}
+
+/* ---- The end of an export ---- */
+
+void nbd_end_export_here(struct export *export)
+{
+	struct connection *conn, *next;
+	for (conn = TAILQ_FIRST(&nbd_core_here()->connections); conn; conn = next) {
+		next = TAILQ_NEXT(conn, link);
+		if (conn->export != export)
+			continue;
+		if (export->kick)
+			connection_kill(conn, "its export is deleted");
+		else
+			connection_finish(conn, "its export is deleted");
+	}
+}
+
+static const struct rpc_method methods[] = {
+	{.name = "listener_create",
+	 .help = "Listens for NBD clients.",
+	 .params = listener_params,
+	 .param_count = COUNT_OF(listener_params),
+	 .params_bytes = sizeof(struct listener_params),
+	 .handler = create_listener,
+	 .result = "the URI, with the port that was chosen"},
+	{.name = "listener_delete",
+	 .help = "Stops listening; connections live on.",
+	 .params = listener_params,
+	 .param_count = COUNT_OF(listener_params),
+	 .params_bytes = sizeof(struct listener_params),
+	 .handler = delete_listener,
+	 .result = "true"},
+	{.name = "listener_get_listeners",
+	 .help = "The listeners.",
+	 .handler = get_listeners,
+	 .result = "[{uri, nbd_uri}]"},
+	{.name = "connection_get_connections",
+	 .help = "The connections of NBD clients.",
+	 .params = connections_params,
+	 .param_count = COUNT_OF(connections_params),
+	 .params_bytes = sizeof(struct connection_params),
+	 .handler = get_connections,
+	 .result = "[{id, peer, listener, state, export, lcore, inflight, requests, …}]"},
+	{.name = "connection_kick",
+	 .help = "Ends a connection at once.",
+	 .params = kick_params,
+	 .param_count = COUNT_OF(kick_params),
+	 .params_bytes = sizeof(struct connection_params),
+	 .handler = kick,
+	 .result = "true"},
+};
+
+const struct rpc_table nbd_rpc = {methods, COUNT_OF(methods)};

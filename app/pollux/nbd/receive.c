@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * receive: bytes to requests. One receive operation a connection is in flight: into a buffer that
+ * the ring provides when data is there (an idle connection holds none), or, for the rest of a large
+ * WRITE, straight into its I/O buffer. What can not be taken - no slot, no buffer, no credit - is
+ * kept back, and nothing more is read until it can.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/pollux/nbd/connection.h"
+#include "lib/base/log.h"
+
+enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than another receive */
+
+void receive_arm(struct connection *conn)
+{
+	if (conn->receiving || conn->state == CONN_DEAD ||
+	    (conn->state == CONN_FINISHING && !conn->lingering))
+		return;
+	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
+	uint32_t left = conn->filling ? conn->filling_bytes - conn->filling_have : 0;
+	conn->filling_direct = left >= DIRECT_MIN_BYTES;
+	if (conn->filling_direct) {
+		void *at = (uint8_t *)conn->filling->buffer + conn->filling_have;
+		if (conn->is_socket)
+			io_uring_prep_recv(sqe, conn->rx_fd, at, left, 0);
+		else
+			io_uring_prep_read(sqe, conn->rx_fd, at, left, -1);
+	} else {
+		if (conn->is_socket)
+			io_uring_prep_recv(sqe, conn->rx_fd, NULL, RX_BUFFER_BYTES, 0);
+		else
+			io_uring_prep_read(sqe, conn->rx_fd, NULL, RX_BUFFER_BYTES, -1);
+		sqe->flags |= IOSQE_BUFFER_SELECT;
+		sqe->buf_group = RX_GROUP;
+	}
+	/* the try that would only find an empty socket is spared */
+	if (conn->is_socket && !conn->more_expected)
+		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+	uring_set_op(sqe, &conn->receive_op);
+	conn->receiving = true;
+}
+
+static uint32_t credit_limit(const struct connection *conn)
+{
+	uint32_t most = nbd_settings.max_requests;
+	unsigned left = conn->core->requests.free_count;
+	if (likely(left > REQUEST_SLOTS / 4))
+		return most;
+	return MIN_OF(most, left > REQUEST_SLOTS / 16 ? 16u : 1u);
+}
+
+/* Transmission: requests and payload. Returns what it took. */
+static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	const size_t head_bytes = nbd_request_bytes(conn->limits.mode);
+	size_t taken = 0;
+	while (conn->state == CONN_TRANSMISSION) {
+		size_t left = count - taken;
+		if (conn->writing) {
+			if (!left)
+				break;
+			size_t n = command_payload(conn, bytes + taken, left);
+			if (!n)
+				break;
+			taken += n;
+			continue;
+		}
+		if (unlikely(conn->skip)) {
+			size_t n = MIN_OF(conn->skip, left);
+			if (!n)
+				break;
+			conn->skip -= n;
+			taken += n;
+			continue;
+		}
+		const uint8_t *head = bytes + taken;
+		if (unlikely(conn->head_have || left < head_bytes)) {
+			size_t n = MIN_OF(head_bytes - conn->head_have, left);
+			memcpy(conn->head + conn->head_have, head, n);
+			conn->head_have += n;
+			taken += n;
+			if (conn->head_have < head_bytes)
+				break;
+			head = conn->head;
+		}
+		if (unlikely(conn->inflight >= credit_limit(conn))) {
+			conn->starved = true;
+			break;
+		}
+		if (unlikely(!command_begin(conn, head)))
+			break;
+		if (unlikely(conn->head_have))
+			conn->head_have = 0;
+		else
+			taken += head_bytes;
+	}
+	return taken;
+}
+
+static size_t take(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	size_t taken = 0;
+	if (unlikely(conn->state == CONN_HANDSHAKE))
+		taken = negotiate_feed(conn, bytes, count);
+	if (likely(conn->state == CONN_TRANSMISSION))
+		taken += take_requests(conn, bytes + taken, count - taken);
+	if (unlikely(conn->state == CONN_FINISHING || conn->state == CONN_DEAD))
+		return count; /* nobody wants it any more */
+	return taken;
+}
+
+/* True while something must happen before more can be read. */
+static bool must_wait(const struct connection *conn)
+{
+	return conn->blocked || conn->starved || conn->spill ||
+	       (conn->state == CONN_HANDSHAKE && conn->handshake_out_bytes);
+}
+
+static void keep_back(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	conn->spill = malloc(count);
+	if (!conn->spill) {
+		connection_kill(conn, "no memory to keep its bytes back");
+		return;
+	}
+	memcpy(conn->spill, bytes, count);
+	conn->spill_at = 0;
+	conn->spill_bytes = count;
+}
+
+void receive_take(struct connection *conn, const uint8_t *bytes, size_t count)
+{
+	size_t taken = take(conn, bytes, count);
+	if (unlikely(taken < count))
+		keep_back(conn, bytes + taken, count - taken);
+}
+
+/* Bytes kept back are tried again. */
+void receive_resume(struct connection *conn)
+{
+	conn->starved = false;
+	if (conn->spill) {
+		uint8_t *spill = conn->spill;
+		size_t count = conn->spill_bytes - conn->spill_at;
+		size_t taken = take(conn, spill + conn->spill_at, count);
+		if (conn->spill != spill)
+			return; /* it ended meanwhile, and let go of the bytes */
+		conn->spill_at += taken;
+		if (taken < count)
+			return;
+		free(spill);
+		conn->spill = NULL;
+	} else if (conn->head_have) {
+		/* a whole header may wait without any byte behind it */
+		take(conn, NULL, 0);
+	}
+	if (!must_wait(conn))
+		receive_arm(conn);
+}
+
+static void ended(struct connection *conn, int result)
+{
+	if (result < 0) {
+		connection_kill(conn, strerror(-result));
+		return;
+	}
+	conn->end_of_file = true;
+	if (conn->lingering)
+		connection_kill(conn, NULL);
+	else
+		connection_finish(conn, "the client has gone without a disconnect");
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
+{
+	struct connection *conn = container_of(op, struct connection, receive_op);
+	struct nbd_core *core = conn->core;
+	conn->receiving = false;
+	conn->more_expected = cqe_flags & IORING_CQE_F_SOCK_NONEMPTY;
+	if (unlikely(conn->filling && conn->state >= CONN_FINISHING))
+		command_drop_payload(
+			conn); /* it could not be while the kernel might write into it */
+	if (unlikely(result <= 0)) {
+		if (cqe_flags & IORING_CQE_F_BUFFER)
+			rx_give_back(core, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
+		if (conn->state == CONN_DEAD || result == -ECANCELED) {
+			reactor_defer(core->reactor, &conn->flush);
+		} else if (result == -ENOBUFS || result == -EAGAIN || result == -EINTR) {
+			/* all receive buffers are in this pass's completions: there again next pass
+			 */
+			conn->more_expected = true;
+			receive_arm(conn);
+		} else {
+			ended(conn, result);
+		}
+		return;
+	}
+	conn->bytes_in += result;
+	if (conn->filling_direct && conn->filling) {
+		conn->filling_have += result;
+		conn->writing->at += result;
+		if (conn->filling_have == conn->filling_bytes)
+			command_filled(conn);
+	} else if (likely(cqe_flags & IORING_CQE_F_BUFFER)) {
+		unsigned id = cqe_flags >> IORING_CQE_BUFFER_SHIFT;
+		if (likely(conn->state != CONN_DEAD))
+			receive_take(conn, rx_buffer(core, id), result);
+		rx_give_back(core, id);
+	}
+	if (unlikely(conn->state == CONN_DEAD))
+		reactor_defer(core->reactor, &conn->flush);
+	else if (likely(!must_wait(conn)))
+		receive_arm(conn);
+}

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * transmit: replies to bytes. What a pass has to say to a client is gathered in batches - headers
+ * in the batch, payload straight from the bdev's memory or the I/O buffer - and goes out with one
+ * sendmsg() at the end of the pass; one is in flight at a time, since two on one socket may
+ * overtake each other.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/pollux/nbd/connection.h"
+#include "lib/base/log.h"
+
+/* ---- Batches ---- */
+
+static struct tx_batch *new_batch(struct connection *conn)
+{
+	struct nbd_core *core = conn->core;
+	struct tx_batch *batch = core->free_batches;
+	if (likely(batch != NULL)) {
+		core->free_batches = batch->next;
+		core->free_batch_count--;
+	} else {
+		batch = malloc(sizeof(*batch));
+		if (!batch)
+			return NULL;
+	}
+	batch->next = NULL;
+	batch->iovs = 0;
+	batch->header_bytes = 0;
+	batch->credits = 0;
+	batch->holding = NULL;
+	if (conn->last_batch)
+		conn->last_batch->next = batch;
+	else
+		conn->batches = batch;
+	conn->last_batch = batch;
+	return batch;
+}
+
+static void put_batch(struct nbd_core *core, struct tx_batch *batch)
+{
+	if (core->free_batch_count >= TX_BATCHES_KEPT) {
+		free(batch);
+		return;
+	}
+	batch->next = core->free_batches;
+	core->free_batches = batch;
+	core->free_batch_count++;
+}
+
+void connection_free_batches(struct nbd_core *core)
+{
+	while (core->free_batches) {
+		struct tx_batch *batch = core->free_batches;
+		core->free_batches = batch->next;
+		free(batch);
+	}
+	core->free_batch_count = 0;
+}
+
+/* A batch with room for a header and `iovs` more; NULL (and the connection ends) without memory. */
+static struct tx_batch *batch_with_room(struct connection *conn, size_t header_bytes, unsigned iovs)
+{
+	struct tx_batch *batch = conn->last_batch;
+	if (likely(batch && !(conn->sending && batch == conn->batches) &&
+		   batch->header_bytes + header_bytes <= TX_BATCH_HEADER_BYTES &&
+		   batch->iovs + 1 + iovs <= TX_BATCH_IOVS))
+		return batch;
+	batch = new_batch(conn);
+	if (!batch)
+		connection_kill(conn, "no memory for its replies");
+	return batch;
+}
+
+/* `bytes` were written at the end of the headers. Joins the piece before where it can. */
+static void add_header(struct tx_batch *batch, size_t bytes)
+{
+	uint8_t *at = batch->headers + batch->header_bytes;
+	batch->header_bytes += bytes;
+	if (batch->iovs) {
+		struct iovec *last = &batch->iov[batch->iovs - 1];
+		if ((uint8_t *)last->iov_base + last->iov_len == at) {
+			last->iov_len += bytes;
+			return;
+		}
+	}
+	batch->iov[batch->iovs++] = (struct iovec){at, bytes};
+}
+
+static void add_payload(struct tx_batch *batch, const struct request *request)
+{
+	for (unsigned i = 0; i < request->io.iovcnt; i++)
+		batch->iov[batch->iovs++] = request->io.iov[i];
+}
+
+/* The request ends with this batch: its slot at once, unless the batch sends from what it holds. */
+static void end_request(struct connection *conn, struct tx_batch *batch, struct request *request)
+{
+	if (request->buffer || request_holds_loan(request)) {
+		request->next = batch->holding;
+		batch->holding = request;
+	} else {
+		request_put(&conn->core->requests, request);
+		nbd_core_freed(conn->core);
+	}
+}
+
+/* ---- Replies ---- */
+
+static const uint8_t op_of_type[] = {
+	[NBD_CMD_READ] = BDEV_READ,
+	[NBD_CMD_WRITE] = BDEV_WRITE,
+	[NBD_CMD_DISC] = BDEV_FLUSH,
+	[NBD_CMD_FLUSH] = BDEV_FLUSH,
+	[NBD_CMD_TRIM] = BDEV_TRIM,
+	[NBD_CMD_CACHE] = BDEV_CACHE,
+	[NBD_CMD_WRITE_ZEROES] = BDEV_WRITE_ZEROES,
+};
+
+static void account(struct connection *conn, const struct request *request)
+{
+	struct export_op_stats *stats = &conn->stats->op[op_of_type[request->type]];
+	uint64_t ticks = conn->core->reactor->now - request->started;
+	conn->stats->inflight--;
+	stats->ops++;
+	stats->bytes += request->length;
+	stats->latency_ticks += ticks;
+	if (unlikely(ticks > stats->latency_max_ticks))
+		stats->latency_max_ticks = ticks;
+	if (unlikely(request->status < 0))
+		stats->errors++;
+}
+
+static struct nbd_reply_to reply_to(const struct connection *conn, const struct request *request)
+{
+	return (struct nbd_reply_to){request->cookie, request->offset, conn->limits.mode};
+}
+
+static size_t write_error(const struct connection *conn, uint8_t *out,
+			  const struct request *request)
+{
+	struct nbd_reply_to to = reply_to(conn, request);
+	return nbd_reply_error(out, &to, nbd_error_of(request->status), strerror(-request->status));
+}
+
+static void append_reply(struct connection *conn, struct request *request)
+{
+	bool data = request->type == NBD_CMD_READ && likely(request->status == 0);
+	size_t most = likely(request->status == 0) ? NBD_REPLY_HEAD_BYTES : NBD_REPLY_ERROR_BYTES;
+	struct tx_batch *batch = batch_with_room(conn, most, data ? request->io.iovcnt : 0);
+	if (unlikely(!batch)) {
+		connection_put_request(conn, request);
+		connection_credit(conn, 1);
+		return;
+	}
+	uint8_t *out = batch->headers + batch->header_bytes;
+	size_t bytes;
+	if (unlikely(request->status < 0)) {
+		bytes = write_error(conn, out, request);
+	} else if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
+		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
+	} else {
+		struct nbd_reply_to to = reply_to(conn, request);
+		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
+			     : nbd_reply_done(out, &to);
+	}
+	add_header(batch, bytes);
+	if (data) {
+		add_payload(batch, request);
+		conn->bytes_out += request->length;
+	}
+	batch->credits++;
+	end_request(conn, batch, request);
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_reply(struct connection *conn, struct request *request)
+{
+	account(conn, request);
+	if (unlikely(conn->state == CONN_DEAD || request->answered)) {
+		connection_put_request(conn, request);
+		connection_credit(conn, 1);
+		return;
+	}
+	if (unlikely(conn->big_exclusive)) {
+		request->next = NULL;
+		*conn->held_last = request;
+		conn->held_last = &request->next;
+		return;
+	}
+	append_reply(conn, request);
+}
+
+void transmit_error(struct connection *conn, const struct nbd_command_request *request,
+		    uint32_t error, const char *message)
+{
+	conn->stats
+		->op[request->type < COUNT_OF(op_of_type) ? op_of_type[request->type] : BDEV_FLUSH]
+		.errors++;
+	struct nbd_reply_to to = nbd_reply_to(request, conn->limits.mode);
+	if (conn->big_exclusive) {
+		struct request *slot = request_get(&conn->core->requests);
+		if (!slot) {
+			connection_kill(conn, "no slot for an error reply");
+			return;
+		}
+		/* the code survives the way through the request's status: both are errno numbers */
+		slot->cookie = request->cookie;
+		slot->offset = request->offset;
+		slot->type = NBD_CMD_FLUSH;
+		slot->status = -(int32_t)error;
+		slot->buffer = NULL;
+		slot->io.iovcnt = 0;
+		slot->io.op = BDEV_FLUSH;
+		slot->bdev = conn->export->bdev;
+		slot->answered = false;
+		slot->next = NULL;
+		conn->inflight++;
+		*conn->held_last = slot;
+		conn->held_last = &slot->next;
+		return;
+	}
+	struct tx_batch *batch = batch_with_room(conn, NBD_REPLY_ERROR_BYTES, 0);
+	if (!batch)
+		return;
+	conn->inflight++;
+	batch->credits++;
+	add_header(batch,
+		   nbd_reply_error(batch->headers + batch->header_bytes, &to, error, message));
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_part(struct connection *conn, struct request *read, struct request *part, bool first,
+		   bool last)
+{
+	bool simple = conn->limits.mode == NBD_MODE_SIMPLE;
+	struct tx_batch *batch = batch_with_room(conn, NBD_REPLY_HEAD_BYTES, part->io.iovcnt);
+	if (!batch) {
+		connection_put_request(conn, part);
+		return;
+	}
+	struct nbd_reply_to to = reply_to(conn, read);
+	if (!simple || first)
+		add_header(batch, nbd_reply_data(batch->headers + batch->header_bytes, &to, last,
+						 part->io.offset, part->io.length));
+	add_payload(batch, part);
+	conn->bytes_out += part->io.length;
+	end_request(conn, batch, part);
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_error_at(struct connection *conn, struct request *read, const struct request *part,
+		       bool last)
+{
+	struct tx_batch *batch = batch_with_room(conn, NBD_REPLY_ERROR_BYTES, 0);
+	if (!batch)
+		return;
+	struct nbd_reply_to to = reply_to(conn, read);
+	add_header(batch, nbd_reply_error_at(batch->headers + batch->header_bytes, &to, last,
+					     nbd_error_of(part->io.status), part->io.offset,
+					     strerror(-part->io.status)));
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_read_end(struct connection *conn, struct request *read)
+{
+	account(conn, read);
+	if (conn->state == CONN_DEAD || !conn->last_batch) {
+		connection_put_request(conn, read);
+		connection_credit(conn, 1);
+	} else {
+		/* its last part stands in the last batch, perhaps being sent already */
+		conn->last_batch->credits++;
+		request_put(&conn->core->requests, read);
+		nbd_core_freed(conn->core);
+	}
+	conn->big_exclusive = false;
+	struct request *held = conn->held_first;
+	conn->held_first = NULL;
+	conn->held_last = &conn->held_first;
+	while (held) {
+		struct request *next = held->next;
+		if (conn->state == CONN_DEAD) {
+			connection_put_request(conn, held);
+			connection_credit(conn, 1);
+		} else {
+			append_reply(conn, held);
+		}
+		held = next;
+	}
+}
+
+/* ---- Sending ---- */
+
+static void submit(struct connection *conn)
+{
+	struct tx_batch *batch = conn->batches;
+	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
+	if (likely(conn->is_socket))
+		io_uring_prep_sendmsg(sqe, conn->tx_fd, &batch->message,
+				      MSG_WAITALL | MSG_NOSIGNAL);
+	else
+		io_uring_prep_writev(sqe, conn->tx_fd, batch->message.msg_iov,
+				     batch->message.msg_iovlen, -1);
+	uring_set_op(sqe, &conn->send_op);
+	conn->sending = true;
+	conn->send_started = conn->core->reactor->now;
+}
+
+void transmit_run(struct deferred *deferred)
+{
+	struct connection *conn = container_of(deferred, struct connection, flush);
+	if (unlikely(conn->state == CONN_DEAD || conn->handshake_out_bytes ||
+		     conn->handshake_sending)) {
+		if (conn->state != CONN_DEAD && !conn->sending)
+			negotiate_flush(conn);
+		connection_check(conn);
+		return;
+	}
+	if (!conn->sending && conn->batches) {
+		struct tx_batch *batch = conn->batches;
+		memset(&batch->message, 0, sizeof(batch->message));
+		batch->message.msg_iov = batch->iov;
+		batch->message.msg_iovlen = batch->iovs;
+		submit(conn);
+		return;
+	}
+	if (unlikely(conn->state == CONN_FINISHING))
+		connection_check(conn);
+}
+
+/* The batch has been sent, or never will be. */
+static void retire(struct connection *conn, struct tx_batch *batch)
+{
+	struct request *request = batch->holding;
+	while (request) {
+		struct request *next = request->next;
+		connection_put_request(conn, request);
+		request = next;
+	}
+	unsigned credits = batch->credits;
+	put_batch(conn->core, batch);
+	if (credits)
+		connection_credit(conn, credits);
+}
+
+static void pop_batch(struct connection *conn)
+{
+	struct tx_batch *batch = conn->batches;
+	conn->batches = batch->next;
+	if (!conn->batches)
+		conn->last_batch = NULL;
+	retire(conn, batch);
+}
+
+/* Moves the message on by what was sent. True if all of it was. */
+static bool advance(struct msghdr *message, size_t sent)
+{
+	while (message->msg_iovlen && sent >= message->msg_iov->iov_len) {
+		sent -= message->msg_iov->iov_len;
+		message->msg_iov++;
+		message->msg_iovlen--;
+	}
+	if (!message->msg_iovlen)
+		return true;
+	message->msg_iov->iov_base = (char *)message->msg_iov->iov_base + sent;
+	message->msg_iov->iov_len -= sent;
+	return false;
+}
+
+void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
+{
+	struct connection *conn = container_of(op, struct connection, send_op);
+	conn->sending = false;
+	if (unlikely(conn->handshake_sending != NULL)) {
+		negotiate_sent(conn, result);
+		return;
+	}
+	if (unlikely(conn->state == CONN_DEAD)) {
+		pop_batch(conn);
+	} else if (unlikely(result < 0 && result != -EAGAIN && result != -EINTR)) {
+		connection_kill(conn, strerror(-result));
+		pop_batch(conn);
+	} else if (likely(advance(&conn->batches->message, result < 0 ? 0 : result))) {
+		pop_batch(conn);
+		if (conn->batches || conn->state == CONN_FINISHING)
+			reactor_defer(conn->core->reactor, &conn->flush);
+		return;
+	} else {
+		submit(conn);
+		return;
+	}
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_drop(struct connection *conn)
+{
+	struct tx_batch *kept = conn->sending && !conn->handshake_sending ? conn->batches : NULL;
+	struct tx_batch *batch = kept ? kept->next : conn->batches;
+	conn->batches = conn->last_batch = kept;
+	if (kept)
+		kept->next = NULL;
+	while (batch) {
+		struct tx_batch *next = batch->next;
+		retire(conn, batch);
+		batch = next;
+	}
+	struct request *held = conn->held_first;
+	conn->held_first = NULL;
+	conn->held_last = &conn->held_first;
+	while (held) {
+		struct request *next = held->next;
+		connection_put_request(conn, held);
+		connection_credit(conn, 1);
+		held = next;
+	}
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* options: parses pollux's command line and says clearly what is wrong with it. Main thread. */
+#include "app/pollux/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/pollux/nbd/core.h"
+#include "lib/base/log.h"
+#include "lib/base/size.h"
+
+static const char help[] =
+	"usage: pollux [options] [[NAME=]SPEC ...]\n"
+	"\n"
+	"Serves memory, files and block devices over NBD from polled reactors.\n"
+	"\n"
+	"SPEC, what to serve; one may go without NAME and is the default export:\n"
+	"  malloc:SIZE           memory, taken as it is written\n"
+	"  null:SIZE             reads zeroes, drops writes\n"
+	"  file:PATH[?OPTIONS]   a file or block device; OPTIONS, joined by '&':\n"
+	"                        direct=auto|on|off, read-only=on|off (%3F and %25: '?' and '%')\n"
+	"  PATH                  the same without options (contains '/', or exists)\n"
+	"  SIZE takes K, M, G, T. Without a SPEC pollux waits for RPC.\n"
+	"\n"
+	"Options:\n"
+	"  -l, --listen URI      tcp://HOST:PORT or unix:///PATH; repeatable\n"
+	"                        (default tcp://127.0.0.1:10809)\n"
+	"  -r, --rpc-socket PATH control socket, or \"none\" (default /run/pollux.sock as root, "
+	"else\n"
+	"                        $XDG_RUNTIME_DIR/pollux.sock, else /tmp/pollux-UID/pollux.sock)\n"
+	"      --cores LIST      CPUs and roles: \"0\", \"0-3\", \"0:net,1:storage\"\n"
+	"                        (default: every CPU of the affinity mask, both roles)\n"
+	"      --poll            never sleep: for dedicated cores\n"
+	"      --idle-poll US    poll this long after the last work before sleeping (default 50)\n"
+	"      --read-only       serve every SPEC read-only\n"
+	"      --memory SIZE     I/O buffers of all cores together (default 64M a core)\n"
+	"      --max-connections N    (default 65536)\n"
+	"      --max-requests N       in flight, of one connection (default 256)\n"
+	"      --handshake-timeout MS (default 10000)\n"
+	"      --stall-timeout MS     a client that takes no replies while others wait for memory "
+	"is\n"
+	"                             cut off after this (default 10000)\n"
+	"      --shutdown-timeout MS  then clients that do not take their replies are cut off\n"
+	"                             (default 5000)\n"
+	"      --eal \"ARGS\"      further arguments for DPDK's EAL\n"
+	"      --log-level L     ERROR, WARNING, NOTICE (default), INFO, DEBUG\n"
+	"      --version\n"
+	"  -h, --help\n";
+
+enum {
+	OPT_CORES = 256,
+	OPT_POLL,
+	OPT_IDLE_POLL,
+	OPT_READ_ONLY,
+	OPT_MEMORY,
+	OPT_MAX_CONNECTIONS,
+	OPT_MAX_REQUESTS,
+	OPT_HANDSHAKE_TIMEOUT,
+	OPT_STALL_TIMEOUT,
+	OPT_SHUTDOWN_TIMEOUT,
+	OPT_EAL,
+	OPT_LOG_LEVEL,
+	OPT_VERSION,
+};
+
+static const struct option long_options[] = {
+	{"listen", required_argument, NULL, 'l'},
+	{"rpc-socket", required_argument, NULL, 'r'},
+	{"cores", required_argument, NULL, OPT_CORES},
+	{"poll", no_argument, NULL, OPT_POLL},
+	{"idle-poll", required_argument, NULL, OPT_IDLE_POLL},
+	{"read-only", no_argument, NULL, OPT_READ_ONLY},
+	{"memory", required_argument, NULL, OPT_MEMORY},
+	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
+	{"max-requests", required_argument, NULL, OPT_MAX_REQUESTS},
+	{"handshake-timeout", required_argument, NULL, OPT_HANDSHAKE_TIMEOUT},
+	{"stall-timeout", required_argument, NULL, OPT_STALL_TIMEOUT},
+	{"shutdown-timeout", required_argument, NULL, OPT_SHUTDOWN_TIMEOUT},
+	{"eal", required_argument, NULL, OPT_EAL},
+	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+	{"version", no_argument, NULL, OPT_VERSION},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static bool parse_number(const char *name, const char *text, uint32_t low, uint32_t high,
+			 uint32_t *number)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || value < low || value > high) {
+		fprintf(stderr, "pollux: --%s takes a number from %u to %u, not '%s'\n", name, low,
+			high, text);
+		return false;
+	}
+	*number = value;
+	return true;
+}
+
+static bool parse_memory(const char *text, struct options *options)
+{
+	if (size_parse(text, &options->memory_bytes) || options->memory_bytes < 1 << 20) {
+		fprintf(stderr, "pollux: --memory takes a size of 1M or more, not '%s'\n", text);
+		return false;
+	}
+	return true;
+}
+
+static bool parse_log_level(const char *text)
+{
+	enum log_level level;
+	if (log_level_parse(text, &level)) {
+		fprintf(stderr,
+			"pollux: --log-level takes ERROR, WARNING, NOTICE, INFO or DEBUG, not "
+			"'%s'\n",
+			text);
+		return false;
+	}
+	log_set_level(level);
+	return true;
+}
+
+static bool add_listen(struct options *options, const char *uri)
+{
+	if (options->listen_count == OPTIONS_LISTEN_MAX) {
+		fprintf(stderr, "pollux: more than %d --listen\n", OPTIONS_LISTEN_MAX);
+		return false;
+	}
+	options->listen[options->listen_count++] = uri;
+	return true;
+}
+
+static bool take_option(int option, const char *value, struct options *options)
+{
+	switch (option) {
+	case 'l':
+		return add_listen(options, value);
+	case 'r':
+		options->rpc_socket = value;
+		return true;
+	case OPT_CORES:
+		options->cores = value;
+		return true;
+	case OPT_POLL:
+		options->poll = true;
+		return true;
+	case OPT_IDLE_POLL:
+		return parse_number("idle-poll", value, 0, 1000000, &options->idle_poll_us);
+	case OPT_READ_ONLY:
+		options->read_only = true;
+		return true;
+	case OPT_MEMORY:
+		return parse_memory(value, options);
+	case OPT_MAX_CONNECTIONS:
+		return parse_number("max-connections", value, 1, 1 << 20,
+				    &nbd_settings.max_connections);
+	case OPT_MAX_REQUESTS:
+		return parse_number("max-requests", value, 1, REQUEST_SLOTS / 4,
+				    &nbd_settings.max_requests);
+	case OPT_HANDSHAKE_TIMEOUT:
+		return parse_number("handshake-timeout", value, 1, 3600000,
+				    &nbd_settings.handshake_timeout_ms);
+	case OPT_STALL_TIMEOUT:
+		return parse_number("stall-timeout", value, 1, 3600000,
+				    &nbd_settings.stall_timeout_ms);
+	case OPT_SHUTDOWN_TIMEOUT:
+		return parse_number("shutdown-timeout", value, 1, 3600000,
+				    &options->shutdown_timeout_ms);
+	case OPT_EAL:
+		options->eal_args = value;
+		return true;
+	case OPT_LOG_LEVEL:
+		return parse_log_level(value);
+	default:
+		return false;
+	}
+}
+
+/* Names must differ: a second SPEC without a name would be a second default export. */
+static bool check_names(const struct options *options)
+{
+	for (unsigned i = 0; i < options->spec_count; i++) {
+		for (unsigned k = 0; k < i; k++) {
+			const char *name = options->specs[i].name;
+			if (strcmp(name, options->specs[k].name))
+				continue;
+			if (name[0])
+				fprintf(stderr, "pollux: two exports are named '%s'\n", name);
+			else
+				fprintf(stderr,
+					"pollux: '%s' and '%s' have no NAME=: only one can be the "
+					"default export\n",
+					options->specs[k].text, options->specs[i].text);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool take_specs(int count, char **texts, struct options *options)
+{
+	char why[512];
+	options->specs = calloc(count + 1, sizeof(*options->specs));
+	for (int i = 0; i < count; i++) {
+		struct spec *spec = &options->specs[options->spec_count++];
+		if (spec_parse(texts[i], spec, why, sizeof(why))) {
+			fprintf(stderr, "pollux: %s\n", why);
+			return false;
+		}
+		spec->read_only |= options->read_only;
+	}
+	return check_names(options);
+}
+
+enum options_result options_parse(int argc, char **argv, struct options *options)
+{
+	int option;
+	*options = (struct options){.idle_poll_us = 50, .shutdown_timeout_ms = 5000};
+	while ((option = getopt_long(argc, argv, "l:r:h", long_options, NULL)) != -1) {
+		if (option == 'h') {
+			fputs(help, stdout);
+			return OPTIONS_EXIT;
+		}
+		if (option == OPT_VERSION) {
+			puts("pollux " POLLUX_VERSION);
+			return OPTIONS_EXIT;
+		}
+		if (!take_option(option, optarg, options)) {
+			if (option == '?')
+				fputs("pollux --help tells the options\n", stderr);
+			return OPTIONS_WRONG;
+		}
+	}
+	if (!take_specs(argc - optind, argv + optind, options))
+		return OPTIONS_WRONG;
+	if (!options->listen_count)
+		add_listen(options, "tcp://127.0.0.1:10809");
+	return OPTIONS_RUN;
+}
+
+void options_free(struct options *options)
+{
+	for (unsigned i = 0; i < options->spec_count; i++)
+		spec_free(&options->specs[i]);
+	free(options->specs);
+}
