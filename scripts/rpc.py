@@ -63,7 +63,9 @@ def default_socket():
     """Where pollux puts its socket unless told otherwise."""
     if os.geteuid() == 0:
         return "/run/pollux.sock"
-    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/pollux-{os.geteuid()}"
+    directory = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not directory.startswith("/"):
+        directory = f"/tmp/pollux-{os.geteuid()}"
     return os.path.join(directory, "pollux.sock")
 
 

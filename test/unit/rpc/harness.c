@@ -130,17 +130,22 @@ static void collect(void *arg, const char *bytes, size_t count)
 	harness->sends++;
 }
 
-int harness_setup(void **state)
+int harness_setup_with(void **state, const struct rpc_table *tables)
 {
 	struct harness *harness = calloc(1, sizeof(*harness));
 	assert_non_null(harness);
 	held_count = echo_calls = 0;
-	harness->server = rpc_server_create(test_tables);
+	harness->server = rpc_server_create(tables);
 	assert_non_null(harness->server);
 	harness->session = rpc_session_open(harness->server, collect, harness);
 	assert_non_null(harness->session);
 	*state = harness;
 	return 0;
+}
+
+int harness_setup(void **state)
+{
+	return harness_setup_with(state, test_tables);
 }
 
 int harness_teardown(void **state)

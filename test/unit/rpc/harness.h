@@ -43,6 +43,8 @@ extern const struct rpc_table test_tables[];
 /* A test's setup and teardown; *state is the harness. */
 int harness_setup(void **state);
 int harness_teardown(void **state);
+/* A setup with other methods than the test ones. */
+int harness_setup_with(void **state, const struct rpc_table *tables);
 
 int feed(struct harness *harness, const char *text);
 /* Everything sent since the last call, as an array of the values. New reference. */

@@ -16,7 +16,7 @@
 #define REQUEST(id, method) "{\"jsonrpc\":\"2.0\",\"id\":" id ",\"method\":\"" method "\"}"
 #define HOLD(id)                                                                                   \
 	"{\"jsonrpc\":\"2.0\",\"id\":" id ",\"method\":\"hold\",\"params\":{\"text\":\"t" id "\"}" \
-											     "}"
+	"}"
 
 static const char conversation[] = "  " REQUEST("1", "nothing")
 	REQUEST("\"two\"", "fail_busy") "\n[" REQUEST("3", "nothing") ",\n" REQUEST(
