@@ -124,8 +124,6 @@ static bool failed(struct nbd_parser *parser, struct input *input, uint32_t erro
 
 static bool take_simple(struct nbd_parser *parser, struct input *input, uint32_t error)
 {
-	if (parser->mode == NBD_MODE_EXTENDED)
-		return broken(parser, "a simple reply among extended headers");
 	if (parser->mode == NBD_MODE_STRUCTURED && parser->pending.type == NBD_CMD_READ)
 		return broken(parser, "a simple reply to a structured read");
 	parser->last = true;
