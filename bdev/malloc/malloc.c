@@ -44,7 +44,6 @@ struct malloc_disk {
 
 struct malloc_channel {
 	struct malloc_map *map;
-	const uint8_t *zeros;
 	TAILQ_HEAD(, bdev_io) zeroing; /* too big to be done at once */
 	struct poller poller;	       /* registered while there are any */
 	uint64_t pass;		       /* reactor->now when `budget_ns` was renewed */
@@ -65,7 +64,7 @@ static struct malloc_channel *channel_of(struct bdev_channel *ch)
 static void lend(struct malloc_channel *mc, struct bdev_io *io, bool used)
 {
 	/* the driver's memory is lent for reading only: an iovec cannot say so */
-	void *zeros = (void *)(uintptr_t)mc->zeros;
+	void *zeros = (void *)(uintptr_t)mc->map->zeros;
 	io->lent[0].iov_base = used ? mc->map->base + io->offset : zeros;
 	io->lent[0].iov_len = io->length;
 	io->iov = io->lent;
@@ -196,9 +195,6 @@ static int malloc_channel_open(struct bdev_channel *ch)
 {
 	struct malloc_channel *mc = channel_of(ch);
 	mc->map = &container_of(ch->bdev, struct malloc_disk, bdev)->map;
-	mc->zeros = region_zeros();
-	if (!mc->zeros)
-		return -ENOMEM;
 	TAILQ_INIT(&mc->zeroing);
 	mc->poller.poll = zero_poll;
 	mc->poller.may_sleep = zero_may_sleep;

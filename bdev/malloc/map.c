@@ -20,14 +20,19 @@
  *
  * Explicit huge pages are not given back: all pages of such a region were reserved for it when it
  * was mapped, so that nobody else could use them - or, on kernels that forget the reservation then,
- * somebody could, and our next write would end in SIGBUS. They are zeroed and stay in use. Locked
- * memory (mlockall) is treated the same.
+ * somebody could, and our next write would end in SIGBUS. Locked memory is treated the same. Such a
+ * giver zeroes first, clears the bits, makes every core run a barrier (membarrier), and looks
+ * whether there are zeros still; if not, a writer has been there and has perhaps looked before the
+ * clearing: the bit is set again.
  */
 #include "bdev/malloc/map.h"
 
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum {
 	/* rough costs, to hold no reactor for long */
@@ -38,6 +43,11 @@ enum {
 	HUGE_BLOCKS = REGION_HUGE_BYTES / MALLOC_BLOCK_BYTES,
 };
 
+static bool membarrier(int command)
+{
+	return syscall(SYS_membarrier, command, 0, 0) == 0;
+}
+
 int malloc_map_init(struct malloc_map *map, uint64_t bytes, uint64_t most, int node)
 {
 	memset(map, 0, sizeof(*map));
@@ -45,7 +55,10 @@ int malloc_map_init(struct malloc_map *map, uint64_t bytes, uint64_t most, int n
 	if (error)
 		return error;
 	size_t blocks = map->memory.mapped / MALLOC_BLOCK_BYTES;
-	error = region_map(&map->bits_memory, blocks / 8 + sizeof(uint64_t), node, false);
+	map->zeros = region_zeros();
+	error = map->zeros ? 0 : -ENOMEM;
+	if (!error)
+		error = region_map(&map->bits_memory, blocks / 8 + sizeof(uint64_t), node, false);
 	if (error) {
 		region_unmap(&map->memory);
 		return error;
@@ -53,6 +66,8 @@ int malloc_map_init(struct malloc_map *map, uint64_t bytes, uint64_t most, int n
 	map->base = map->memory.base;
 	map->bits = map->bits_memory.base;
 	map->keeps = map->memory.hugetlb || madvise(map->base, MALLOC_BLOCK_BYTES, MADV_DONTNEED);
+	if (map->keeps) /* where that is forbidden, zeroed blocks stay in use */
+		(void)membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
 	return 0;
 }
 
@@ -102,10 +117,23 @@ static void drop(struct malloc_map *map, uint64_t first, uint64_t count)
 	malloc_map_mark_slow(map, first, first + count - 1);
 }
 
+/* Zeroes blocks of one word whose pages stay. */
+static void zero_kept(struct malloc_map *map, uint64_t first, uint64_t last)
+{
+	_Atomic uint64_t *word = &map->bits[first / MALLOC_WORD_BLOCKS];
+	uint8_t *at = map->base + (first << MALLOC_BLOCK_SHIFT);
+	memset(at, 0, (last + 1 - first) << MALLOC_BLOCK_SHIFT);
+	atomic_fetch_and(word, ~malloc_map_mask(first, last));
+	bool seen = membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+	for (uint64_t block = first; block <= last; block++, at += MALLOC_BLOCK_BYTES) {
+		if (!seen || memcmp(at, map->zeros, MALLOC_BLOCK_BYTES))
+			atomic_fetch_or(word, malloc_map_mask(block, block));
+	}
+}
+
 /*
- * Zeroes what is in use from block `first` to before `end`: clears bits and drops pages, or, of
- * memory that is kept, keeps both. Returns where it stopped; not inside a huge page, if it can be
- * helped.
+ * Zeroes what is in use from block `first` to before `end`. Returns where it stopped; not inside a
+ * huge page, if it can be helped.
  */
 static uint64_t zero_blocks(struct malloc_map *map, uint64_t first, uint64_t end,
 			    int64_t *budget_ns)
@@ -119,8 +147,7 @@ static uint64_t zero_blocks(struct malloc_map *map, uint64_t first, uint64_t end
 		uint64_t used = atomic_load_explicit(word, memory_order_acquire) & mask;
 		*budget_ns -= WORD_NS + GIVE_BLOCK_NS * __builtin_popcountll(used);
 		if (used && map->keeps) {
-			memset(map->base + (first << MALLOC_BLOCK_SHIFT), 0,
-			       (to + 1 - first) << MALLOC_BLOCK_SHIFT);
+			zero_kept(map, first, to);
 		} else if (used) {
 			atomic_fetch_and(word, ~mask);
 			run = count ? run : first;

@@ -29,7 +29,8 @@ struct malloc_map {
 	_Atomic uint64_t *bits;
 	struct region memory;
 	struct region bits_memory;
-	bool keeps; /* zeroed memory is not given back and stays in use */
+	const uint8_t *zeros; /* region_zeros() */
+	bool keeps;	      /* memory is zeroed, but not given back */
 	/* Calls of malloc_map_zero() that have cleared bits and not yet zeroed what these stood
 	 * for. */
 	cache_aligned _Atomic uint32_t giving;
