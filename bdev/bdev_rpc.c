@@ -440,7 +440,7 @@ static const struct rpc_method methods[] = {
 		   "claim_type, "
 		   "claimed_by, zoned, supported_io_types, driver_specific}]"},
 	{.name = "bdev_get_iostat",
-	 .help = "Reads the I/O counters of block devices.",
+	 .help = "Reads the I/O counters of block devices; latencies in ticks, tick_rate a second.",
 	 .params = get_iostat_params,
 	 .param_count = COUNT_OF(get_iostat_params),
 	 .params_bytes = sizeof(struct get_iostat_params),
@@ -449,8 +449,7 @@ static const struct rpc_method methods[] = {
 		 "{tick_rate, ticks, bdevs: [{name, bytes_read, num_read_ops, read_latency_ticks, "
 		 "max_read_latency_ticks, the same of written/write, unmapped/unmap, "
 		 "zeroed/write_zeroes, cached/cache and flush, io_error, in_flight, channels, and "
-		 "the "
-		 "type's own}]}; latencies in ticks, tick_rate a second"},
+		 "the type's own}]}"},
 	{.name = "bdev_reset_iostat",
 	 .help = "Resets the I/O counters of block devices.",
 	 .params = reset_iostat_params,

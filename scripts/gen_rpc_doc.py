@@ -132,8 +132,9 @@ def method_section(schema, aliases):
         yield "No parameters."
     yield ""
     if schema.get("result"):
-        yield f"Result: `{schema['result']}`" if schema["result"][0] in "[{" else (
-            f"Result: {schema['result']}")
+        result = schema["result"]
+        yield f"Result: `{result}`" if result[0] + result[-1] in ("[]", "{}") else (
+            f"Result: {result}")
         yield ""
     params = {parameter["name"]: example_value(parameter)
               for parameter in schema["params"] if parameter["required"]}

@@ -23,6 +23,7 @@ struct rpc_entry {
 struct rpc_server {
 	struct rpc_entry *entries; /* sorted by name */
 	unsigned count;
+	json_t *schema; /* of all methods; NULL until it is asked for */
 	LIST_HEAD(, rpc_session) sessions;
 };
 

@@ -112,7 +112,8 @@ static char *quote_value(json_t *value, char *text)
 	/* ASCII, so that cutting it does not split a character */
 	char *json = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
 	bool cut = json && strlen(json) >= GOT_BYTES;
-	snprintf(text, GOT_BYTES, "%s", json ? json : "?");
+	text[0] = '\0';
+	append(text, GOT_BYTES, "%s", json ? json : "?");
 	if (cut)
 		memcpy(text + GOT_BYTES - 4, "...", 4);
 	free(json);

@@ -129,15 +129,31 @@ void rpc_server_destroy(struct rpc_server *server)
 	for (unsigned i = 0; i < server->count; i++)
 		json_decref(server->entries[i].defaults);
 	free(server->entries);
+	json_decref(server->schema);
 	free(server);
+}
+
+/*
+ * Made at the first asking, then shared by all answers: a batch that asks a thousand times would
+ * else take a gigabyte.
+ */
+static json_t *shared_schema(struct rpc_server *server)
+{
+	if (!server->schema) {
+		json_t *methods = json_array();
+		for (unsigned i = 0; i < server->count; i++)
+			json_array_append_new(methods, rpc_schema_of(&server->entries[i]));
+		server->schema = json_pack("{s:o}", "methods", methods);
+	}
+	return json_incref(server->schema);
 }
 
 json_t *rpc_server_schema(const struct rpc_server *server)
 {
-	json_t *methods = json_array();
-	for (unsigned i = 0; i < server->count; i++)
-		json_array_append_new(methods, rpc_schema_of(&server->entries[i]));
-	return json_pack("{s:o}", "methods", methods);
+	json_t *shared = shared_schema((struct rpc_server *)server);
+	json_t *own = json_deep_copy(shared);
+	json_decref(shared);
+	return own;
 }
 
 /* ---- Built-in methods ---- */
@@ -187,9 +203,9 @@ static const struct rpc_param get_schema_params[] = {
 static void get_schema(struct rpc_call *call, const void *decoded)
 {
 	const struct get_schema_params *params = decoded;
-	const struct rpc_server *server = rpc_call_server(call);
+	struct rpc_server *server = rpc_call_server(call);
 	if (!params->method) {
-		rpc_reply(call, rpc_server_schema(server));
+		rpc_reply(call, shared_schema(server));
 		return;
 	}
 	const struct rpc_entry *entry = rpc_server_find(server, params->method);
