@@ -49,8 +49,8 @@ allowed. `pollux-rpc METHOD --help` prints what stands here about a method.
 EXAMPLES = {
     "name": "disk0",
     "bdev_name": "disk0",
-    "base_name": "disk0",
-    "base_bdev_name": "disk0",
+    "base_name": "base0",
+    "base_bdev_name": "base0",
     "delay_bdev_name": "delay0",
     "filename": "/srv/disk.img",
     "path": "/srv/disk.img",

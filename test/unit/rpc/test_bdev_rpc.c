@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * bdev_get_bdevs, bdev_get_iostat, bdev_reset_iostat and the common delete, over a registry of two
- * bdevs made here; reactors are two structs, what is sent to them waits until the test runs it.
+ * bdevs made here (fake_bdevs.c).
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -17,145 +17,8 @@
 #include "bdev/modules.h"
 #include "bdev/remove_rpc.h"
 #include "lib/base/clock.h"
-#include "reactor/control.h"
+#include "test/unit/rpc/fake_bdevs.h"
 #include "test/unit/rpc/harness.h"
-
-/* ---- What the methods stand on, made of paper ---- */
-
-enum { CORES = 2, MESSAGES_MAX = 64 };
-
-static TAILQ_HEAD(, bdev) bdevs;
-static struct control_timer *timer; /* the one armed, or NULL */
-static struct {
-	struct reactor *reactor;
-	void (*fn)(void *arg);
-	void *arg;
-} messages[MESSAGES_MAX];
-static unsigned message_count;
-static void (*round_done)(void *arg);
-static void *round_arg;
-static struct bdev *removed_bdev;
-static bool removed_force;
-static int remove_error;
-
-uint64_t clock_hz = 1000000000;
-unsigned reactor_count = CORES;
-struct reactor *reactors[REACTOR_MAX];
-__thread struct reactor *reactor_self;
-
-struct bdev *bdev_find(const char *name)
-{
-	struct bdev *bdev;
-	TAILQ_FOREACH (bdev, &bdevs, link) {
-		if (!strcmp(bdev->name, name) || !strcmp(bdev->uuid, name))
-			return bdev;
-	}
-	return NULL;
-}
-
-struct bdev *bdev_first(void)
-{
-	return TAILQ_FIRST(&bdevs);
-}
-
-struct bdev *bdev_next(const struct bdev *bdev)
-{
-	return TAILQ_NEXT(bdev, link);
-}
-
-const char *bdev_holder(const struct bdev *bdev)
-{
-	const struct bdev_claim *claim = TAILQ_FIRST(&bdev->claims);
-	return claim ? claim->holder : NULL;
-}
-
-int bdev_remove(struct bdev *bdev, bool force, void (*done)(void *arg, int error), void *arg)
-{
-	if (remove_error)
-		return remove_error;
-	removed_bdev = bdev;
-	removed_force = force;
-	bdev->removed = done;
-	bdev->removed_arg = arg;
-	return 0;
-}
-
-void bdev_get_stats(const struct bdev *bdev, struct bdev_stats *stats)
-{
-	*stats = bdev->past;
-	for (unsigned i = 0; i < CORES; i++) {
-		const struct bdev_channel *ch = atomic_load(&bdev->channels[i]);
-		for (int op = 0; ch && op < BDEV_OPS; op++) {
-			stats->op[op].ops += ch->stats.op[op].ops;
-			stats->op[op].bytes += ch->stats.op[op].bytes;
-			stats->op[op].errors += ch->stats.op[op].errors;
-			stats->op[op].latency_ticks += ch->stats.op[op].latency_ticks;
-			stats->op[op].latency_max_ticks =
-				MAX_OF(stats->op[op].latency_max_ticks,
-				       ch->stats.op[op].latency_max_ticks);
-		}
-	}
-}
-
-static void reset_here(void *arg)
-{
-	struct bdev_channel *ch = bdev_channel_here(arg);
-	if (ch)
-		memset(&ch->stats, 0, sizeof(ch->stats));
-}
-
-void bdev_reset_stats(struct bdev *bdev)
-{
-	memset(&bdev->past, 0, sizeof(bdev->past));
-	for (unsigned i = 0; i < CORES; i++)
-		reactor_send(reactors[i], reset_here, bdev);
-}
-
-void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg)
-{
-	assert_true(message_count < MESSAGES_MAX);
-	messages[message_count].reactor = reactor;
-	messages[message_count].fn = fn;
-	messages[message_count++].arg = arg;
-}
-
-void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done)(void *arg),
-			      void *arg)
-{
-	for (unsigned i = 0; i < CORES; i++)
-		reactor_send(reactors[i], fn, arg);
-	round_done = done;
-	round_arg = arg;
-}
-
-void control_arm_timer(struct control_timer *armed, uint64_t after_us)
-{
-	assert_true(after_us > 0);
-	assert_null(timer);
-	timer = armed;
-}
-
-/* The cores take their messages; then the control thread hears that they have. */
-static void run_cores(void)
-{
-	for (unsigned i = 0; i < message_count; i++) {
-		reactor_self = messages[i].reactor;
-		messages[i].fn(messages[i].arg);
-	}
-	reactor_self = NULL;
-	message_count = 0;
-	if (round_done)
-		round_done(round_arg);
-	round_done = NULL;
-}
-
-static void fire_timer(void)
-{
-	struct control_timer *due = timer;
-	assert_non_null(due);
-	timer = NULL;
-	due->fire(due);
-}
 
 /* ---- The two bdevs ---- */
 
@@ -216,7 +79,7 @@ static const struct rpc_method delete_methods[] = {
 static int setup(void **state)
 {
 	const struct rpc_table tables[] = {bdev_general_rpc, {delete_methods, 3}, {NULL, 0}};
-	TAILQ_INIT(&bdevs);
+	fake_reset();
 	memset(&file_bdev, 0, sizeof(file_bdev));
 	memset(&null_bdev, 0, sizeof(null_bdev));
 	file_bdev = (struct bdev){.type = &file_type,
@@ -259,11 +122,6 @@ static int setup(void **state)
 	}
 	file_bdev.past.op[BDEV_READ] = (struct bdev_op_stats){
 		.ops = 1, .bytes = 1, .latency_ticks = 9, .latency_max_ticks = 9, .errors = 1};
-	timer = NULL;
-	message_count = 0;
-	round_done = NULL;
-	removed_bdev = NULL;
-	remove_error = 0;
 	return harness_setup_with(state, tables);
 }
 
