@@ -25,6 +25,7 @@ struct delay_channel {
 	struct bdev_channel *ch;
 	uint64_t due;	 /* what the timer is armed for, in ticks; valid while it is */
 	uint64_t random; /* state of the generator, never 0 */
+	bool draining;	 /* since cancel(): nobody waits any more */
 };
 
 struct delay_io {
@@ -60,8 +61,11 @@ static bool one_in_a_hundred(struct delay_channel *dc)
 static void arm(struct delay_channel *dc, uint64_t due)
 {
 	uint64_t now = dc->ch->reactor->now;
+	uint64_t us = due > now ? clock_ticks_to_us(due - now) : 0;
+	if (now + clock_us_to_ticks(us) < due)
+		us++;
 	dc->due = due;
-	reactor_arm_timer(&dc->timer, due > now ? clock_ticks_to_us(due - now) + 1 : 0);
+	reactor_arm_timer(&dc->timer, us);
 }
 
 static void arm_for_earliest(struct delay_channel *dc)
@@ -130,7 +134,7 @@ static void base_done(struct bdev_io *io)
 					     : (slow ? BDEV_DELAY_P99_WRITE : BDEV_DELAY_AVG_WRITE);
 	uint64_t us =
 		atomic_load_explicit(&disk_of(ch->bdev)->latency_us[class], memory_order_relaxed);
-	if (us)
+	if (us && !dc->draining)
 		enqueue(dc, io, class, ch->reactor->now + clock_us_to_ticks(us));
 	else
 		bdev_io_complete(io, io->status);
@@ -138,6 +142,7 @@ static void base_done(struct bdev_io *io)
 
 static void delay_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 {
+	channel_of(ch)->draining = false;
 	for (unsigned i = 0; i < n; i++) {
 		struct delay_io *dio = bdev_io_ctx(ch->bdev, ios[i]);
 		dio->queued = false;
@@ -157,11 +162,13 @@ static void delay_abort(struct bdev_channel *ch, struct bdev_io *io)
 	bdev_io_complete(io, -ETIMEDOUT);
 }
 
-/* What the base has done already is told at once, as it ended. */
+/* What the base has done, or does from now on, is told at once, as it ended. */
 static void delay_cancel(struct bdev_channel *ch)
 {
-	complete_due(channel_of(ch), UINT64_MAX);
+	struct delay_channel *dc = channel_of(ch);
+	dc->draining = true;
 	bdev_layer_cancel_below(ch);
+	complete_due(dc, UINT64_MAX);
 }
 
 static int delay_channel_open(struct bdev_channel *ch)
