@@ -49,11 +49,12 @@ static void signal_ready(struct control_watch *watch, uint32_t events)
 	struct signalfd_siginfo info;
 	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
 		return;
+	int number = info.ssi_signo;
 	if (seen++) {
 		log_warning("pollux", "second signal: ending at once");
-		_exit(128 + info.ssi_signo);
+		_exit(128 + number);
 	}
-	log_notice("pollux", "%s: finishing what is in flight", strsignal(info.ssi_signo));
+	log_notice("pollux", "SIG%s: finishing what is in flight", sigabbrev_np(number));
 	shutdown_begin(options.shutdown_timeout_ms);
 }
 

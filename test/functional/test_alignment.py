@@ -122,7 +122,7 @@ class Neighbours(MatrixTest):
         for client in clients:
             self.addCleanup(client.close)
         if writers > 1 and len(harness.CPUS) > 1 and self.arrangement == harness.TOGETHER:
-            used = {self.reactor_of(connection)
+            used = {connection["lcore"]
                     for connection in target.rpc("connection_get_connections")}
             self.assertGreater(len(used), 1, "all connections lie on one reactor")
         errors, threads = [], []
@@ -146,13 +146,6 @@ class Neighbours(MatrixTest):
         data = clients[0].read(0, size)
         wrong = [at for at in range(size) if data[at] != wanted[at]]
         self.assertEqual(len(wrong), 0, f"{len(wrong)} bytes lost, the first at {wrong[:1]}")
-
-    @staticmethod
-    def reactor_of(connection):
-        for key in ("reactor", "lcore", "core"):
-            if key in connection:
-                return connection[key]
-        raise AssertionError(f"no reactor in {connection}")
 
     def test_halves_of_sectors(self):
         self.check_interleaved(512, 256, 2, 10 if SANITIZED else 30)

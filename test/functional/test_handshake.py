@@ -198,8 +198,11 @@ class Options(HandshakeTest):
     def test_unknown_export(self):
         client = self.greeted()
         for option in (OPT_INFO, OPT_GO):
-            for name in ("nobody", "DISK", "disk\0", "x" * 4096, "é"):
+            for name in ("nobody", "DISK", "x" * 4096, "é"):
                 self.assertEqual(client.refused(option, go_data(name)), REP_ERR_UNKNOWN, name)
+            for name in (b"disk\0", b"\xff\xfe"):  # no strings of the protocol
+                self.assertIn(client.refused(option, go_data(name)),
+                              (REP_ERR_INVALID, REP_ERR_UNKNOWN))
         self.goes_on(client)
 
     def test_malformed_info_and_go(self):
@@ -266,8 +269,8 @@ class Options(HandshakeTest):
         with self.assertRaises(Refused):
             client.go("nobody")
         client.go("disk")
-        client.option(OPT_LIST)
-        client.receive_until_closed()  # an option's magic is no request's
+        client.send(option_bytes(OPT_LIST) * 2)  # an option's magic is no request's
+        self.assertEqual(client.receive_until_closed(), b"")
         self.assert_serves(self.target)
 
     def test_many_exports(self):

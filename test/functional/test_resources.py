@@ -127,7 +127,7 @@ class Resources(harness.TargetTest):
                 clients.append(target.connect())
                 self.addCleanup(clients[-1].close)
             placed = collections.Counter(
-                connection["reactor"] for connection in target.rpc("connection_get_connections"))
+                connection["lcore"] for connection in target.rpc("connection_get_connections"))
             self.assertEqual(sorted(placed.values()), [2, 2])
             for client in clients:
                 client.read(0, 4096)
@@ -138,5 +138,5 @@ class Resources(harness.TargetTest):
         for client in clients:
             self.addCleanup(client.close)
             client.read(0, 4096)
-        self.assertEqual(len({connection["reactor"] for connection
+        self.assertEqual(len({connection["lcore"] for connection
                               in target.rpc("connection_get_connections")}), 1)

