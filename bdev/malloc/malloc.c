@@ -61,19 +61,28 @@ static struct malloc_channel *channel_of(struct bdev_channel *ch)
 
 /* ---- READ and WRITE ---- */
 
-static void lend(struct malloc_channel *mc, struct bdev_io *io, bool used)
+static bool wants_loan(const struct bdev_io *io)
 {
-	/* the driver's memory is lent for reading only: an iovec cannot say so */
-	void *zeros = (void *)(uintptr_t)mc->map->zeros;
-	io->lent[0].iov_base = used ? mc->map->base + io->offset : zeros;
-	io->lent[0].iov_len = io->length;
-	io->iov = io->lent;
-	io->iovcnt = 1;
+	return io->op == BDEV_READ && io->flags & BDEV_LEND && !io->iovcnt && io->length;
 }
 
-static void read_out(struct malloc_channel *mc, struct bdev_io *io, bool used)
+static inline void lend(const struct malloc_map *map, struct bdev_io *io)
 {
-	const uint8_t *from = mc->map->base + io->offset;
+	/* lent for reading only: an iovec cannot say so */
+	uint8_t *memory = (uint8_t *)(uintptr_t)map->zeros;
+	if (malloc_map_any(map, io->offset, io->length) ||
+	    unlikely(io->length > REGION_ZEROS_BYTES))
+		memory = map->base + io->offset;
+	io->lent[0] = (struct iovec){memory, io->length};
+	io->iov = io->lent;
+	io->iovcnt = 1;
+	bdev_io_complete(io, 0);
+}
+
+static never_inline void read_out(const struct malloc_map *map, struct bdev_io *io)
+{
+	const uint8_t *from = map->base + io->offset;
+	bool used = malloc_map_any(map, io->offset, io->length);
 	for (unsigned i = 0; i < io->iovcnt; i++) {
 		if (used)
 			memcpy(io->iov[i].iov_base, from, io->iov[i].iov_len);
@@ -81,26 +90,18 @@ static void read_out(struct malloc_channel *mc, struct bdev_io *io, bool used)
 			memset(io->iov[i].iov_base, 0, io->iov[i].iov_len);
 		from += io->iov[i].iov_len;
 	}
-}
-
-static void submit_read(struct malloc_channel *mc, struct bdev_io *io)
-{
-	bool used = malloc_map_any(mc->map, io->offset, io->length);
-	if (likely(io->flags & BDEV_LEND && !io->iovcnt))
-		lend(mc, io, used || io->length > REGION_ZEROS_BYTES);
-	else
-		read_out(mc, io, used);
 	bdev_io_complete(io, 0);
 }
 
-static void submit_write(struct malloc_channel *mc, struct bdev_io *io)
+static never_inline void write_in(struct malloc_map *map, struct bdev_io *io)
 {
-	uint8_t *to = mc->map->base + io->offset;
-	for (unsigned i = 0; i < io->iovcnt; i++) {
-		memcpy(to, io->iov[i].iov_base, io->iov[i].iov_len);
-		to += io->iov[i].iov_len;
+	const struct iovec *iov = io->iov, *end = iov + io->iovcnt;
+	uint8_t *to = map->base + io->offset;
+	for (; iov < end; iov++) {
+		memcpy(to, iov->iov_base, iov->iov_len);
+		to += iov->iov_len;
 	}
-	malloc_map_mark(mc->map, io->offset, io->length);
+	malloc_map_mark(map, io->offset, io->length);
 	bdev_io_complete(io, 0);
 }
 
@@ -141,8 +142,9 @@ static bool zero_may_sleep(struct poller *poller)
 	return false; /* registered only while there is something to do */
 }
 
-static void submit_zero(struct bdev_channel *ch, struct malloc_channel *mc, struct bdev_io *io)
+static never_inline void submit_zero(struct bdev_channel *ch, struct bdev_io *io)
 {
+	struct malloc_channel *mc = channel_of(ch);
 	struct malloc_io *mio = bdev_io_ctx(ch->bdev, io);
 	if (mc->pass != ch->reactor->now) {
 		mc->pass = ch->reactor->now;
@@ -158,37 +160,34 @@ static void submit_zero(struct bdev_channel *ch, struct malloc_channel *mc, stru
 	TAILQ_INSERT_TAIL(&mc->zeroing, io, link);
 }
 
-static void submit_one(struct bdev_channel *ch, struct malloc_channel *mc, struct bdev_io *io)
+static void submit_one(struct bdev_channel *ch, struct bdev_io *io)
 {
-	if (unlikely(!io->length)) {
+	struct malloc_map *map = channel_of(ch)->map;
+	if (unlikely(!io->length)) /* FLUSH, too: nothing outlives the process */
 		bdev_io_complete(io, 0);
-		return;
-	}
-	switch (io->op) {
-	case BDEV_READ:
-		submit_read(mc, io);
-		break;
-	case BDEV_WRITE:
-		submit_write(mc, io);
-		break;
-	case BDEV_TRIM:
-	case BDEV_WRITE_ZEROES:
-		submit_zero(ch, mc, io);
-		break;
-	case BDEV_FLUSH: /* nothing outlives the process */
-		bdev_io_complete(io, 0);
-		break;
-	default:
-		bdev_io_complete(io, -EOPNOTSUPP);
-		break;
-	}
+	else if (io->op == BDEV_WRITE)
+		write_in(map, io);
+	else if (wants_loan(io))
+		lend(map, io);
+	else if (io->op == BDEV_READ)
+		read_out(map, io);
+	else if (io->op == BDEV_TRIM || io->op == BDEV_WRITE_ZEROES)
+		submit_zero(ch, io);
+	else
+		bdev_io_complete(io, io->op == BDEV_FLUSH ? 0 : -EOPNOTSUPP);
 }
 
 static void malloc_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 {
-	struct malloc_channel *mc = channel_of(ch);
+	if (likely(n == 1)) {
+		if (likely(wants_loan(ios[0])))
+			lend(channel_of(ch)->map, ios[0]);
+		else
+			submit_one(ch, ios[0]);
+		return;
+	}
 	for (unsigned i = 0; i < n; i++)
-		submit_one(ch, mc, ios[i]);
+		submit_one(ch, ios[i]);
 }
 
 static int malloc_channel_open(struct bdev_channel *ch)
