@@ -86,7 +86,7 @@ static void fail(const char *why)
 static void fail_spec(const struct spec *spec, const char *why)
 {
 	char line[1024];
-	if (!strncmp(why, "'", 1) && strstr(why, spec->text))
+	if (strstr(why, spec->path ? spec->path : spec->text))
 		snprintf(line, sizeof(line), "%s", why);
 	else
 		snprintf(line, sizeof(line), "'%s': %s", spec->text, why);

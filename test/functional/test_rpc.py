@@ -356,7 +356,7 @@ class Spdk(RpcTest):
         self.assertEqual(bdevs["Null1"]["block_size"], 4096)
         self.assertEqual(self.good("bdev_get_bdevs", "-b", "Malloc7")[0]["name"], "Malloc7")
         self.assertEqual(len(self.good("bdev_get_iostat")["bdevs"]), 2)
-        self.assertEqual(self.good("bdev_get_iostat", "-b", "Null1")["bdevs"][0]["name"], "Null1")
+        self.assertEqual(self.good("bdev_get_iostat", "--names", "Null1")["bdevs"][0]["name"], "Null1")
         self.good("bdev_malloc_delete", "Malloc7")
         self.good("bdev_null_delete", "Null1")
         self.bad(-19, "bdev_malloc_delete", "Malloc7")

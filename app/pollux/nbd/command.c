@@ -45,7 +45,7 @@ static inline struct request *take_slot(struct connection *conn)
 	request->storage = conn->storage;
 	request->buffer = NULL;
 	request->parent = NULL;
-	request->answered = false;
+	request->answered = request->aborted = false;
 	request->status = 0;
 	request->io.iov = request->iov;
 	request->io.iovcnt = 0;
@@ -410,6 +410,7 @@ static bool begin_part(struct connection *conn, size_t here)
 		}
 		part->parent = write;
 		part->type = NBD_CMD_WRITE;
+		part->started = write->started;
 	}
 	if (bytes > here) {
 		if (core->filling_bytes + bytes <= buffers->total_bytes / 2)

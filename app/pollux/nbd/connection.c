@@ -259,6 +259,25 @@ static bool is_stalled(const struct connection *conn, uint64_t now)
 		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
 }
 
+/* The driver has not ended the request in time, nor when asked to: its client learns that it failed. */
+static void answer_instead(struct connection *conn, struct request *request)
+{
+	struct request *whole = request->parent ? request->parent : request;
+	struct nbd_command_request wire = {
+		.cookie = whole->cookie,
+		.offset = whole->offset,
+		.type = whole->type,
+	};
+	if (whole->answered || conn->state == CONN_DEAD)
+		return;
+	if (conn->big == whole && conn->big_exclusive) {
+		connection_kill(conn, "a READ timed out after its reply had begun");
+		return;
+	}
+	whole->answered = true;
+	transmit_error(conn, &wire, NBD_EIO, "the request timed out");
+}
+
 static void time_out_requests(struct nbd_core *core)
 {
 	struct request_pool *pool = &core->requests;
@@ -267,10 +286,13 @@ static void time_out_requests(struct nbd_core *core)
 		if (!request->in_bdev)
 			continue;
 		struct connection *conn = request->owner;
-		uint32_t limit_ms = conn->export ? conn->export->io_timeout_ms : 0;
-		if (limit_ms &&
-		    core->reactor->now - request->started > clock_us_to_ticks(limit_ms * 1000ull))
-			request_abort(request);
+		uint64_t limit = conn->export->io_timeout_ms * 1000;
+		if (!limit || core->reactor->now - request->started <= clock_us_to_ticks(limit))
+			continue;
+		if (request->aborted)
+			answer_instead(conn, request);
+		request->aborted = true;
+		request_abort(request);
 	}
 }
 

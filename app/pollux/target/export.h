@@ -76,8 +76,8 @@ int export_create(const struct export_options *options,
 
 /*
  * Takes it out of the table, ends its connections (kick: at once; else when what is in flight has
- * been answered) and closes it. done(arg, NULL, 0) when all is freed. -EBUSY: it is being deleted
- * already.
+ * been answered) and closes it. done(arg, NULL, 0) when all is freed. -EBUSY: it is being opened or
+ * deleted already; but a second call with `kick` hurries a drain, and its own done() runs at once.
  */
 int export_delete(struct export *export, bool kick,
 		  void (*done)(void *arg, struct export *export, int error), void *arg);
