@@ -25,10 +25,9 @@
 #include "bdev/malloc/map.h"
 #include "reactor/control.h"
 
-#define GROWTH_MOST_BYTES                                                                          \
-	(1ull << 40) /* address space kept behind a bdev for growing: at most,                     \
-		      */
-enum { GROWTH_LEAST_BYTES = 1 << 30, GROWTH_FACTOR = 15 }; /* at least, and that often its size */
+/* Address space kept behind a bdev for growing: so often its size, within these bounds. */
+#define GROWTH_MOST_BYTES (1ull << 40)
+enum { GROWTH_FACTOR = 15, GROWTH_LEAST_BYTES = 1 << 30 };
 
 struct malloc_disk {
 	struct bdev bdev;
@@ -107,8 +106,7 @@ static never_inline void write_in(struct malloc_map *map, struct bdev_io *io)
 
 /* ---- TRIM and WRITE_ZEROES ---- */
 
-/* True when all of it is done. A request that was in flight while the bdev shrank ends at its end.
- */
+/* True when all of it is done. One that was in flight while the bdev shrank stops at its end. */
 static bool zero_some(struct bdev_channel *ch, struct bdev_io *io, int64_t *budget_ns)
 {
 	struct malloc_io *mio = bdev_io_ctx(ch->bdev, io);
