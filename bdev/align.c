@@ -37,6 +37,7 @@ static void finish_home(struct bdev_io *io)
 {
 	struct bdev_channel *ch = io->align.home;
 	io->ch = ch;
+	io->align.held = false;
 	io->done = io->align.done;
 	io->done(io);
 	if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
@@ -268,6 +269,7 @@ static void to_owner(struct bdev_channel *ch, struct bdev_io *io)
 	unsigned owner = ch->bdev->align->owner;
 	io->align.home = ch;
 	io->align.done = io->done;
+	io->align.held = true;
 	if (owner == ch->reactor->index) {
 		owner_take(ch->align, io);
 	} else {
@@ -296,6 +298,7 @@ static void adjust(const struct bdev *bdev, struct bdev_io *io)
 void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct align_channel *ac = ch->align;
+	io->align.held = false;
 	bool aligned = io->op == BDEV_FLUSH || align_is_aligned(ch->bdev, io);
 	if (!aligned && (io->op == BDEV_TRIM || io->op == BDEV_CACHE)) {
 		adjust(ch->bdev, io);
@@ -316,10 +319,24 @@ void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io)
 	} else if (unlikely(!aligned)) {
 		io->align.home = ch;
 		io->align.done = io->done;
+		io->align.held = true;
 		align_job_start(ac, io);
 		return;
 	}
 	ch->type->submit(ch, &io, 1);
+}
+
+/*
+ * A request the layer holds was never the driver's own: only the child of its job is. One that waits,
+ * or that runs on another core, ends in its own time.
+ */
+void bdev_abort(struct bdev_channel *ch, struct bdev_io *io)
+{
+	struct bdev_io *at_driver = io;
+	if (ch->align && io->align.held)
+		at_driver = align_job_child(ch->align, io);
+	if (at_driver && ch->type->abort)
+		ch->type->abort(ch, at_driver);
 }
 
 /* ---- Life ---- */

@@ -57,6 +57,8 @@ int align_jobs_init(struct align_channel *ac);
 void align_jobs_fini(struct align_channel *ac);
 /* READ, WRITE or WRITE_ZEROES of any alignment; ends in align_job_ended(). */
 void align_job_start(struct align_channel *ac, struct bdev_io *io);
+/* The aligned request under way for a misaligned one on this core, or NULL. */
+struct bdev_io *align_job_child(struct align_channel *ac, const struct bdev_io *io);
 /* align.c: io->status is set. */
 void align_job_ended(struct align_channel *ac, struct bdev_io *io);
 

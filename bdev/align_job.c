@@ -53,6 +53,7 @@ static void end(struct align_job *job, int status)
 	struct align_channel *ac = job->ac;
 	struct bdev_io *io = job->io;
 	struct hop *queued = ac->queued_first;
+	job->io = NULL;
 	STAILQ_INSERT_HEAD(&ac->idle, job, link);
 	if (queued) {
 		ac->queued_first = queued->next;
@@ -190,6 +191,15 @@ void align_job_start(struct align_channel *ac, struct bdev_io *io)
 	io->align.hop.next = NULL;
 	*ac->queued_last = &io->align.hop;
 	ac->queued_last = &io->align.hop.next;
+}
+
+struct bdev_io *align_job_child(struct align_channel *ac, const struct bdev_io *io)
+{
+	for (unsigned i = 0; i < ALIGN_JOBS; i++) {
+		if (ac->jobs[i].io == io)
+			return &ac->jobs[i].child;
+	}
+	return NULL;
 }
 
 /* ---- Life ---- */

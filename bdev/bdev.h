@@ -90,6 +90,7 @@ struct bdev_io {
 	struct iovec lent[BDEV_LENT_IOVS];
 	TAILQ_ENTRY(bdev_io) link; /* for whoever holds the request: a waiting list of a layer */
 	struct {	      /* the alignment layer's, while it holds the request */
+		bool held;
 		struct hop hop;
 		struct bdev_channel *home; /* where it was submitted */
 		void (*done)(struct bdev_io *io);
@@ -289,6 +290,12 @@ static inline void bdev_submit(struct bdev_channel *ch, struct bdev_io *io)
 	else
 		ch->type->submit(ch, &io, 1);
 }
+
+/*
+ * Asks for an early end of a request that was submitted to `ch` on this core and is not done. It ends
+ * with -ETIMEDOUT or -ECANCELED, or in its own time where the driver can not help it.
+ */
+void bdev_abort(struct bdev_channel *ch, struct bdev_io *io);
 
 void bdev_channel_drained(struct bdev_channel *ch);
 

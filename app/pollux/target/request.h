@@ -43,6 +43,7 @@ struct request {
 	uint32_t generation; /* of the slot: counts its uses */
 	bool at_storage;     /* written by a storage core that is not home */
 	bool in_bdev;	     /* between submit and done */
+	bool aborted;	     /* timed out: the driver was asked to end it */
 	bool answered;	     /* timed out: the client has its error, the rest is dropped */
 	bool part_done;
 	bool last_part;
