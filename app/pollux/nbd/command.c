@@ -140,6 +140,10 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 		connection_finish(conn, NULL);
 		return true;
 	}
+	if (unlikely(conn->draining)) {
+		error = NBD_ESHUTDOWN;
+		message = "the export or the server is being shut down";
+	}
 	if (likely(!error) &&
 	    unlikely(wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES)) {
 		error = NBD_EOVERFLOW;
@@ -186,11 +190,13 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 	request->started = conn->core->reactor->now;
 	conn->inflight++;
 	conn->stats->inflight++;
+	conn->busy++;
 	if (likely(wire.type == NBD_CMD_READ)) {
 		if (likely(begin_read(conn, request)))
 			return true;
 		conn->inflight--;
 		conn->stats->inflight--;
+		conn->busy--;
 		conn->requests--;
 		request_put(&conn->core->requests, request);
 		connection_block(conn);

@@ -95,7 +95,7 @@ void connection_resume(struct connection *conn)
 	if (conn->state == CONN_DEAD)
 		return;
 	command_continue_read(conn);
-	if (!conn->blocked && conn->state != CONN_FINISHING)
+	if (!conn->blocked)
 		receive_resume(conn);
 }
 
@@ -151,6 +151,17 @@ static void cancel(struct connection *conn, struct uring_op *op)
 	uring_set_op(sqe, NULL);
 }
 
+void connection_drain(struct connection *conn, const char *reason)
+{
+	if (conn->state != CONN_TRANSMISSION) {
+		connection_finish(conn, reason);
+		return;
+	}
+	remember(conn, reason);
+	conn->draining = true;
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
 void connection_finish(struct connection *conn, const char *reason)
 {
 	if (conn->state >= CONN_FINISHING)
@@ -163,6 +174,8 @@ void connection_finish(struct connection *conn, const char *reason)
 		cancel(conn, &conn->receive_op); /* the rest of a WRITE that is not waited for */
 	if (conn->big || conn->big_first)
 		command_continue_read(conn);
+	/* a client that is blocked in sending must get to reading its replies */
+	receive_arm(conn);
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
@@ -259,7 +272,8 @@ static bool is_stalled(const struct connection *conn, uint64_t now)
 		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
 }
 
-/* The driver has not ended the request in time, nor when asked to: its client learns that it failed. */
+/* The driver has not ended the request in time, nor when asked to: its client learns that it
+ * failed. */
 static void answer_instead(struct connection *conn, struct request *request)
 {
 	struct request *whole = request->parent ? request->parent : request;

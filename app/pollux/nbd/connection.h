@@ -21,7 +21,7 @@
 enum connection_state {
 	CONN_HANDSHAKE,	   /* from accept; leaves by GO, EXPORT_NAME, an error or the time-out */
 	CONN_TRANSMISSION, /* requests; leaves by DISC, end of file, an error, or being drained */
-	CONN_FINISHING,	   /* reads nothing more; requests end and replies go out, then DEAD */
+	CONN_FINISHING,	   /* drops what comes; requests end and replies go out, then DEAD */
 	CONN_DEAD, /* the socket is shut down, replies are dropped; freed with the last user */
 };
 
@@ -59,6 +59,8 @@ struct connection {
 	bool sync_writes; /* payload may be written straight from the receive buffer */
 	bool lends;
 	bool more_expected; /* the last receive left bytes in the socket */
+	bool draining;	    /* new requests are refused; finishes when `busy` is 0 */
+	uint32_t busy;	    /* requests begun and not yet answered */
 	uint32_t inflight;  /* requests not yet answered and sent */
 	uint32_t head_have; /* bytes of a header in `head` */
 	uint8_t head[32];
@@ -113,7 +115,9 @@ struct connection {
 /* A socket for this core; takes the descriptors over. NULL: no memory (they are closed). */
 struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
 				   const char *listener);
-/* Reads nothing more; ends when all is answered. */
+/* Refuses what still comes (ESHUTDOWN); finishes when what was begun has been answered. */
+void connection_drain(struct connection *conn, const char *reason);
+/* Drops what still comes; ends when all is answered and sent. */
 void connection_finish(struct connection *conn, const char *reason);
 /* Ends at once: replies are dropped. */
 void connection_kill(struct connection *conn, const char *reason);

@@ -16,8 +16,7 @@ enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than anot
 
 void receive_arm(struct connection *conn)
 {
-	if (conn->receiving || conn->state == CONN_DEAD ||
-	    (conn->state == CONN_FINISHING && !conn->lingering))
+	if (conn->receiving || conn->state == CONN_DEAD || conn->end_of_file)
 		return;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	uint32_t left = conn->filling ? conn->filling_bytes - conn->filling_have : 0;

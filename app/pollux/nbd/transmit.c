@@ -124,6 +124,8 @@ static void account(struct connection *conn, const struct request *request)
 	struct export_op_stats *stats = &conn->stats->op[op_of_type[request->type]];
 	uint64_t ticks = conn->core->reactor->now - request->started;
 	conn->stats->inflight--;
+	if (unlikely(--conn->busy == 0 && conn->draining))
+		reactor_defer(conn->core->reactor, &conn->flush);
 	stats->ops++;
 	stats->bytes += request->length;
 	stats->latency_ticks += ticks;
@@ -312,6 +314,8 @@ static void submit(struct connection *conn)
 void transmit_run(struct deferred *deferred)
 {
 	struct connection *conn = container_of(deferred, struct connection, flush);
+	if (unlikely(conn->draining && !conn->busy))
+		connection_finish(conn, NULL);
 	if (unlikely(conn->state == CONN_DEAD || conn->handshake_out_bytes ||
 		     conn->handshake_sending)) {
 		if (conn->state != CONN_DEAD && !conn->sending)

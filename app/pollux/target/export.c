@@ -216,6 +216,7 @@ static void close_if_unused(void *arg)
 	    atomic_load(&export->connections))
 		return;
 	export->closing_channels = true;
+	control_disarm_timer(&export->drain);
 	flush_and_close(export);
 }
 
@@ -263,14 +264,26 @@ static void start_closing(struct export *export, bool kick)
 	control_for_each_reactor(0, nothing, start_ending, export);
 }
 
-int export_delete(struct export *export, bool kick,
+/* Draining takes too long. The call that began it is answered when all is freed. */
+static void kick_now(struct export *export)
+{
+	export->kick = true;
+	export_get(export); /* until the round is over */
+	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+}
+
+static void drained_too_long(struct control_timer *timer)
+{
+	struct export *export = container_of(timer, struct export, drain);
+	log_notice("export", "'%s': connections that are not drained are ended", export->name);
+	kick_now(export);
+}
+
+int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 		  void (*done)(void *arg, struct export *export, int error), void *arg)
 {
 	if (export->state == EXPORT_CLOSING && kick && !export->kick) {
-		/* draining takes too long: now at once. The first call is answered when all is freed. */
-		export->kick = true;
-		export_get(export); /* until the round is over */
-		control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+		kick_now(export);
 		if (done)
 			done(arg, NULL, 0);
 		return 0;
@@ -280,6 +293,10 @@ int export_delete(struct export *export, bool kick,
 	export->done = done;
 	export->done_arg = arg;
 	start_closing(export, kick);
+	if (!kick) {
+		export->drain.fire = drained_too_long;
+		control_arm_timer(&export->drain, drain_ms * 1000ull);
+	}
 	return 0;
 }
 
