@@ -78,7 +78,8 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 		const uint8_t *head = bytes + taken;
 		if (unlikely(conn->head_have || left < head_bytes)) {
 			size_t n = MIN_OF(head_bytes - conn->head_have, left);
-			memcpy(conn->head + conn->head_have, head, n);
+			if (n)
+				memcpy(conn->head + conn->head_have, head, n);
 			conn->head_have += n;
 			taken += n;
 			if (conn->head_have < head_bytes)

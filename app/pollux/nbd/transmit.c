@@ -126,6 +126,8 @@ static void account(struct connection *conn, const struct request *request)
 	conn->stats->inflight--;
 	if (unlikely(--conn->busy == 0 && conn->draining))
 		reactor_defer(conn->core->reactor, &conn->flush);
+	if (unlikely(request->answered))
+		return; /* an error was told already, or nobody is there to be told */
 	stats->ops++;
 	stats->bytes += request->length;
 	stats->latency_ticks += ticks;
