@@ -55,6 +55,8 @@ static json_t *describe_reactor(const struct reactor *reactor)
 	json_object_set_new(object, "buffer_bytes_total",
 			    json_integer(reactor->buffers.total_bytes));
 	json_object_set_new(object, "buffer_bytes_free", json_integer(reactor->buffers.free_bytes));
+	json_object_set_new(object, "registered_buffers",
+			    json_boolean(reactor->uring.buffer_count > 0));
 	if (core)
 		json_object_set_new(object, "request_slots_free",
 				    json_integer(core->requests.free_count));

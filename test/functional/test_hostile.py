@@ -86,7 +86,7 @@ class Vanishing(MatrixTest):
                 pass
             if number % 2:
                 try:
-                    client.receive(rng.randrange(1, 100))
+                    client.receive(rng.randrange(1, 16))
                 except Closed:
                     pass
             self.gone(client, ("close", "reset", "half")[number % 3])

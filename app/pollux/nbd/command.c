@@ -17,9 +17,29 @@
 
 enum { READ_PARTS_AHEAD = 3 /* of one large READ, submitted or waiting for their turn */ };
 
-static bool is_large(const struct request *request)
+/*
+ * The fewer buffers are left, the less a connection may hold: a client that asks for much and takes
+ * no replies must not use up what the others need.
+ */
+static uint64_t part_bytes(const struct connection *conn)
 {
-	return request->length > BDEV_IO_MAX_BYTES;
+	const struct buffers *buffers = &conn->core->reactor->buffers;
+	if (likely(conn->lends || buffers->free_bytes >= buffers->total_bytes / 2))
+		return BDEV_IO_MAX_BYTES;
+	return buffers->free_bytes >= buffers->total_bytes / 4 ? 256 << 10 : 64 << 10;
+}
+
+static uint64_t share_bytes(const struct buffers *buffers)
+{
+	if (likely(buffers->free_bytes >= buffers->total_bytes / 2))
+		return buffers->total_bytes / 8;
+	return buffers->free_bytes >= buffers->total_bytes / 4 ? 1 << 20 : 128 << 10;
+}
+
+static bool is_large(const struct connection *conn, const struct request *request)
+{
+	uint64_t most = request->flags & NBD_CMD_FLAG_DF ? BDEV_IO_MAX_BYTES : part_bytes(conn);
+	return request->length > most;
 }
 
 static uint8_t flags_of(uint16_t nbd_flags)
@@ -44,6 +64,7 @@ static inline struct request *take_slot(struct connection *conn)
 	request->home = conn->core->reactor;
 	request->storage = conn->storage;
 	request->buffer = NULL;
+	request->reserved = 0;
 	request->parent = NULL;
 	request->answered = request->aborted = false;
 	request->status = 0;
@@ -76,9 +97,14 @@ static inline bool give_destination(struct connection *conn, struct request *req
 {
 	if (likely(conn->lends))
 		return true;
-	request->buffer = buffers_get(&conn->core->reactor->buffers, length);
+	struct buffers *buffers = &conn->core->reactor->buffers;
+	if (unlikely(conn->held_bytes && conn->held_bytes + length > share_bytes(buffers)))
+		return false;
+	request->buffer = buffers_get(buffers, length);
 	if (unlikely(!request->buffer))
 		return false;
+	request->reserved = length;
+	conn->held_bytes += length;
 	request->iov[0] = (struct iovec){request->buffer, length};
 	request->io.iovcnt = 1;
 	return true;
@@ -86,7 +112,7 @@ static inline bool give_destination(struct connection *conn, struct request *req
 
 static bool begin_read(struct connection *conn, struct request *request)
 {
-	if (unlikely(is_large(request))) {
+	if (unlikely(is_large(conn, request))) {
 		request->at = request->emitted = 0;
 		request->parts = 0;
 		request->parts_first = NULL;
@@ -229,10 +255,10 @@ static bool emit_parts(struct connection *conn, struct request *read)
 			read->status = part->io.status;
 			if (simple && !first)
 				connection_kill(conn, "a READ failed after its reply had begun");
-			else if (!simple && conn->state != CONN_DEAD)
+			else if (!simple && !conn->mute)
 				transmit_error_at(conn, read, part, last);
 		}
-		if (conn->state == CONN_DEAD || read->answered || part->io.status < 0 ||
+		if (conn->mute || read->answered || part->io.status < 0 ||
 		    (simple && read->status)) {
 			connection_put_request(conn, part);
 			continue;
@@ -242,17 +268,16 @@ static bool emit_parts(struct connection *conn, struct request *read)
 	}
 	if (read->parts)
 		return false;
-	return read->emitted == read->length || conn->state == CONN_DEAD ||
-	       (simple && read->status);
+	return read->emitted == read->length || conn->mute || (simple && read->status);
 }
 
 /* One part more is submitted. False: not now. */
 static bool submit_part(struct connection *conn, struct request *read)
 {
 	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || read->status ||
-	    conn->state == CONN_DEAD)
+	    conn->mute)
 		return false;
-	uint64_t length = MIN_OF(read->length - read->at, (uint64_t)BDEV_IO_MAX_BYTES);
+	uint64_t length = MIN_OF(read->length - read->at, part_bytes(conn));
 	struct request *part = take_slot(conn);
 	if (!part || !give_destination(conn, part, length)) {
 		if (part)
@@ -288,7 +313,7 @@ static void end_large_read(struct connection *conn, struct request *read)
 	 */
 	bool told = read->emitted &&
 		    !(conn->limits.mode == NBD_MODE_SIMPLE && read->status && !conn->big_exclusive);
-	if (told || conn->state == CONN_DEAD)
+	if (told || conn->mute)
 		transmit_read_end(conn, read);
 	else
 		transmit_reply(conn, read);

@@ -196,6 +196,7 @@ void connection_kill(struct connection *conn, const char *reason)
 		return;
 	remember(conn, reason);
 	conn->state = CONN_DEAD;
+	conn->mute = true;
 	if (conn->is_socket)
 		shutdown(conn->tx_fd, SHUT_RDWR);
 	else
@@ -282,7 +283,7 @@ static void answer_instead(struct connection *conn, struct request *request)
 		.offset = whole->offset,
 		.type = whole->type,
 	};
-	if (whole->answered || conn->state == CONN_DEAD)
+	if (whole->answered || conn->writing == whole || conn->mute)
 		return;
 	if (conn->big == whole && conn->big_exclusive) {
 		connection_kill(conn, "a READ timed out after its reply had begun");
@@ -301,7 +302,7 @@ static void time_out_requests(struct nbd_core *core)
 			continue;
 		struct connection *conn = request->owner;
 		uint64_t limit = conn->export->io_timeout_ms * 1000;
-		if (!limit || core->reactor->now - request->started <= clock_us_to_ticks(limit))
+		if (!limit || core->reactor->now - request->submitted <= clock_us_to_ticks(limit))
 			continue;
 		if (request->aborted)
 			answer_instead(conn, request);

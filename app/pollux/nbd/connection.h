@@ -58,11 +58,13 @@ struct connection {
 	bool starved;	  /* out of credits: goes on when replies have been sent */
 	bool sync_writes; /* payload may be written straight from the receive buffer */
 	bool lends;
-	bool more_expected; /* the last receive left bytes in the socket */
-	bool draining;	    /* new requests are refused; finishes when `busy` is 0 */
-	uint32_t busy;	    /* requests begun and not yet answered */
-	uint32_t inflight;  /* requests not yet answered and sent */
-	uint32_t head_have; /* bytes of a header in `head` */
+	bool more_expected;  /* the last receive left bytes in the socket */
+	bool mute;	     /* replies are dropped: nobody is there to take them */
+	bool draining;	     /* new requests are refused; finishes when `busy` is 0 */
+	uint32_t busy;	     /* requests begun and not yet answered */
+	uint32_t held_bytes; /* of I/O buffers, by READs that are not yet sent */
+	uint32_t inflight;   /* requests not yet answered and sent */
+	uint32_t head_have;  /* bytes of a header in `head` */
 	uint8_t head[32];
 	uint64_t skip;		 /* payload bytes to drop */
 	struct request *writing; /* the WRITE whose payload is arriving */
@@ -184,6 +186,8 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* The client takes nothing any more; what it has sent before is still carried out. */
+void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */
 void transmit_drop(struct connection *conn);
 
@@ -191,6 +195,7 @@ void transmit_drop(struct connection *conn);
 static inline void connection_put_request(struct connection *conn, struct request *request)
 {
 	struct nbd_core *core = conn->core;
+	conn->held_bytes -= request->reserved;
 	request_release(request);
 	request_put(&core->requests, request);
 	nbd_core_freed(core);

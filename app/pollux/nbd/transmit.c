@@ -183,7 +183,7 @@ static void append_reply(struct connection *conn, struct request *request)
 void transmit_reply(struct connection *conn, struct request *request)
 {
 	account(conn, request);
-	if (unlikely(conn->state == CONN_DEAD || request->answered)) {
+	if (unlikely(conn->mute || request->answered)) {
 		connection_put_request(conn, request);
 		connection_credit(conn, 1);
 		return;
@@ -204,6 +204,8 @@ void transmit_error(struct connection *conn, const struct nbd_command_request *r
 		->op[request->type < COUNT_OF(op_of_type) ? op_of_type[request->type] : BDEV_FLUSH]
 		.errors++;
 	struct nbd_reply_to to = nbd_reply_to(request, conn->limits.mode);
+	if (unlikely(conn->mute))
+		return;
 	if (conn->big_exclusive) {
 		struct request *slot = request_get(&conn->core->requests);
 		if (!slot) {
@@ -271,7 +273,7 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read)
 {
 	account(conn, read);
-	if (conn->state == CONN_DEAD || !conn->last_batch) {
+	if (conn->mute || !conn->last_batch) {
 		connection_put_request(conn, read);
 		connection_credit(conn, 1);
 	} else {
@@ -286,7 +288,7 @@ void transmit_read_end(struct connection *conn, struct request *read)
 	conn->held_last = &conn->held_first;
 	while (held) {
 		struct request *next = held->next;
-		if (conn->state == CONN_DEAD) {
+		if (conn->mute) {
 			connection_put_request(conn, held);
 			connection_credit(conn, 1);
 		} else {
@@ -384,11 +386,12 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		negotiate_sent(conn, result);
 		return;
 	}
-	bool failed = result < 0 && result != -EAGAIN && result != -EINTR;
-	if (unlikely(failed && conn->state != CONN_DEAD))
-		connection_kill(conn, strerror(-result)); /* leaves the batch that is being sent */
+	/* A client may send its last WRITEs and be gone: they count, though nobody takes the
+	 * replies. */
+	if (unlikely(result < 0 && result != -EAGAIN && result != -EINTR))
+		transmit_mute(conn); /* leaves the batch that is being sent */
 	conn->sending = false;
-	if (likely(conn->state != CONN_DEAD) &&
+	if (likely(!conn->mute) &&
 	    unlikely(!advance(&conn->batches->message, result < 0 ? 0 : result))) {
 		submit(conn);
 		return;
@@ -396,6 +399,15 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	pop_batch(conn);
 	if (conn->batches || unlikely(conn->state >= CONN_FINISHING))
 		reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_mute(struct connection *conn)
+{
+	if (conn->mute)
+		return;
+	conn->mute = true;
+	transmit_drop(conn);
+	command_continue_read(conn);
 }
 
 void transmit_drop(struct connection *conn)

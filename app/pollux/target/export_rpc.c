@@ -236,7 +236,8 @@ static const struct rpc_method methods[] = {
 	 .handler = get_exports,
 	 .result = "[{name, bdev, size_bytes, read_only, connections, …}]"},
 	{.name = "export_get_iostat",
-	 .help = "What clients did with the exports, from the request's arrival to its reply.",
+	 .help = "What clients did with the exports, from the request's arrival to its reply, "
+		 "at the resolution of a reactor's pass.",
 	 .params = get_params,
 	 .param_count = COUNT_OF(get_params),
 	 .params_bytes = sizeof(struct get_params),
