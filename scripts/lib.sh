@@ -83,7 +83,7 @@ build() {
 	local dir=$1 log
 	shift
 	log=$(mktemp)
-	if ! ninja -C "$dir" "$@" >"$log" 2>&1; then
+	if ! ninja --quiet -C "$dir" "$@" >"$log" 2>&1; then
 		cat "$log" >&2
 		rm -f "$log"
 		die "the build in $dir failed"

@@ -88,4 +88,5 @@ for name in ${builds//,/ }; do
 	esac
 done
 
+[ ${#results[@]} -gt 0 ] || die "no test's name contains '$filter' in the builds $builds"
 exec /usr/bin/python3 "$root/test/functional/results.py" "${results[@]}"
