@@ -100,9 +100,10 @@ class Resources(harness.TargetTest):
         for _ in range(3):
             one_round()
         before, fds = one_round()
-        for _ in range(5):
+        for _ in range(8):
             after, fds_after = one_round()
-        self.assertLess(after - before, 2 * MIB)
+        # a huge page more may be touched now and then; hundreds of anything would be seen
+        self.assertLess(after - before, 8 * MIB)
         self.assertEqual(fds_after, fds)
 
     def test_start(self):
