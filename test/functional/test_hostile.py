@@ -9,6 +9,7 @@ import struct
 import time
 
 import harness
+import rpcclient
 from harness import FULL, KIB, MIB, SANITIZED
 from matrix import MatrixTest, cross
 from rawnbd import (CMD_DISC, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, Closed,
@@ -339,6 +340,8 @@ class Crowds(harness.TargetTest):
         for number in range(20):
             inside.write(number * 4096, b"i" * 4096)
         self.assertEqual(inside.read(0, 4096), b"i" * 4096)
+        operator = rpcclient.Rpc(target.rpc_path)
+        self.addCleanup(operator.close)
         time.sleep(0.5)
         before = target.cpu_seconds()
         time.sleep(2)
@@ -347,6 +350,7 @@ class Crowds(harness.TargetTest):
         for client in waiting:
             client.close()
         self.assert_serves(target)
+        self.assertTrue(operator.call("rpc_get_methods"))
         self.wait_idle(target, 1)
         inside.read(0, 4096)
 
