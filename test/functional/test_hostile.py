@@ -211,7 +211,7 @@ class Stalling(MatrixTest):
         self.assert_serves(self.target)
 
     def test_500_stalled_in_a_write(self):
-        """500 clients stand still inside a WRITE of 64 MiB; memory is bounded, others are served."""
+        """500 clients stand still inside a WRITE of 64 MiB; others are served."""
         rng, before = random.Random(9), self.target.rss()
         stalled = []
         for number in range(500):
@@ -328,7 +328,7 @@ class Crowds(harness.TargetTest):
         return set_limit
 
     def test_descriptors_exhausted(self):
-        """More clients than descriptors: those inside are served, no core spins, and it recovers."""
+        """More clients than descriptors: those inside are served, nothing spins, it recovers."""
         target = self.start("malloc:4M", preexec=self.descriptor_limit(128))
         inside = target.connect()
         self.addCleanup(inside.close)
