@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * address: what a listener's URI means, and binding it. May block (DNS, a busy port): worker
- * threads.
+ * address: what a listener's URI means, and binding it or taking over a socket that is bound
+ * already. Binding may block (DNS, a busy port): worker threads.
  */
 #ifndef POLLUX_APP_ADDRESS_H
 #define POLLUX_APP_ADDRESS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum {
@@ -13,12 +14,17 @@ enum {
 	ADDRESS_BACKLOG = 4096,
 	ADDRESS_HOST_BYTES = 256,
 	ADDRESS_PATH_BYTES = 108,
+	ADDRESS_URI_BYTES = ADDRESS_HOST_BYTES + 32,
 };
 
+enum address_kind { ADDRESS_TCP, ADDRESS_UNIX, ADDRESS_VSOCK };
+
 struct address {
-	char host[ADDRESS_HOST_BYTES]; /* TCP; without brackets */
-	char port[16];		       /* TCP */
-	char path[ADDRESS_PATH_BYTES]; /* unix; empty: TCP */
+	enum address_kind kind;
+	char host[ADDRESS_HOST_BYTES]; /* TCP: without brackets; vsock: the CID, or "*" */
+	char port[16];		       /* TCP, vsock */
+	char path[ADDRESS_PATH_BYTES]; /* unix; "@name": an abstract one, of a socket taken over */
+	bool adopted; /* somebody else bound it: its path stays when it is closed */
 };
 
 /* Returns 0, or -EINVAL with a sentence in `why`. Does not block. */
@@ -31,5 +37,14 @@ int address_parse(const char *uri, struct address *address, char *why, size_t wh
  */
 int address_listen(struct address *address, int fds[ADDRESS_SOCKETS_MAX], char *why,
 		   size_t why_bytes);
+
+/*
+ * What a socket that was handed over listens on. Returns 0, or -EINVAL with a sentence in `why`
+ * where it is no listening stream socket of a kind that Pollux knows. Does not block.
+ */
+int address_adopt(int fd, struct address *address, char *why, size_t why_bytes);
+
+/* The URI in its plain form. Returns `uri`. */
+char *address_uri(const struct address *address, char uri[ADDRESS_URI_BYTES]);
 
 #endif

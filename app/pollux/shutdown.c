@@ -105,6 +105,11 @@ static void give_up(struct control_timer *timer)
 	_exit(1);
 }
 
+bool shutdown_has_begun(void)
+{
+	return state.begun;
+}
+
 void shutdown_begin(uint32_t kick_after_ms)
 {
 	struct listener *listener, *next;
