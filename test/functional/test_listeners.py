@@ -371,7 +371,7 @@ class Ending(TargetTest):
                 self.assertEqual(client.option_reply(OPT_ABORT), (REP_ACK, b""))
                 self.assertEqual(client.receive_until_closed(), b"")
                 client.close()
-                target.stop()
+                self.ended(target)
 
     def test_export_name_ends(self):
         target = self.start("malloc:1M")
@@ -383,7 +383,7 @@ class Ending(TargetTest):
         client.option(OPT_EXPORT_NAME)
         self.assertEqual(client.receive_until_closed(), b"")
         client.close()
-        target.stop()
+        self.ended(target)
 
     def test_silent_handshakes_do_not_hold_it_up(self):
         target = self.start("malloc:1M")
@@ -394,9 +394,14 @@ class Ending(TargetTest):
         for client in clients:
             client.receive_until_closed()
             client.close()
-        target.stop()
+        self.ended(target)
         if not harness.SANITIZED:
             self.assertLess(time.monotonic() - began, 4)
+
+    def ended(self, target):
+        self.assertEqual(target.wait(), 0)
+        target.check_log()
+        target.checked = True
 
     @staticmethod
     def listens(target):
