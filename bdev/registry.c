@@ -25,7 +25,10 @@ static bool name_is_good(const char *name)
 		if (iscntrl((unsigned char)name[i]))
 			return false;
 	}
-	return true;
+	/* UTF-8: what is not could not be told over JSON-RPC */
+	json_t *string = json_string(name);
+	json_decref(string);
+	return string != NULL;
 }
 
 struct bdev *bdev_find(const char *name)
@@ -109,6 +112,9 @@ int bdev_register(struct bdev *bdev)
 	if (!size || size > INT64_MAX || !is_power_of_two(bdev->block_size) ||
 	    !is_power_of_two(bdev->align_bytes) || bdev->align_bytes > BDEV_MAX_ALIGN_BYTES ||
 	    !is_power_of_two(bdev->mem_align_bytes) || bdev->mem_align_bytes > REGION_PAGE_BYTES)
+		return -EINVAL;
+	/* a loan of bytes between blocks would need a bounce buffer of whoever lends */
+	if (bdev->caps & BDEV_CAP_LEND && bdev->align_bytes > 1)
 		return -EINVAL;
 	error = lay_out_contexts(bdev);
 	if (!error)

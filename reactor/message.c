@@ -36,14 +36,19 @@ static void reserve(struct reactor *reactor, unsigned count)
 	reactor->held_room = room;
 }
 
+static unsigned take(struct reactor *reactor, struct control_message *messages)
+{
+	unsigned n = MIN_OF(ring_ready_rts(reactor->control), (unsigned)MESSAGES_MOST);
+	return rte_ring_sc_dequeue_burst_elem(reactor->control, messages, sizeof(messages[0]), n,
+					      NULL);
+}
+
 static void set_aside(struct reactor *reactor)
 {
 	unsigned n;
 	do {
 		reserve(reactor, MESSAGES_MOST);
-		n = rte_ring_sc_dequeue_burst_elem(
-			reactor->control, reactor->held + reactor->held_count,
-			sizeof(struct control_message), MESSAGES_MOST, NULL);
+		n = take(reactor, reactor->held + reactor->held_count);
 		reactor->held_count += n;
 	} while (n);
 	if (reactor->held_count)
@@ -95,8 +100,7 @@ unsigned messages_run(struct reactor *reactor)
 	struct control_message messages[MESSAGES_MOST];
 	if (unlikely(reactor->held_count))
 		return run_held(reactor);
-	unsigned n = rte_ring_sc_dequeue_burst_elem(reactor->control, messages, sizeof(messages[0]),
-						    MESSAGES_MOST, NULL);
+	unsigned n = take(reactor, messages);
 	for (unsigned i = 0; i < n; i++)
 		messages[i].fn(messages[i].arg);
 	counter_add(&reactor->stats.messages, n);
@@ -117,8 +121,8 @@ int messages_init(struct reactor *reactor)
 							CACHE_LINE_BYTES * CACHE_LINE_BYTES);
 	if (!reactor->control)
 		return -ENOMEM;
-	/* RTS: a sender that is preempted between its two steps makes no other sender wait for it, which
-	 * with more threads than processors costs whole time slices */
+	/* RTS: a sender that is preempted between its two steps makes no other sender wait for it,
+	 * which with more threads than processors costs whole time slices */
 	return rte_ring_init(reactor->control, "control", REACTOR_CONTROL_MESSAGES,
 			     RING_F_MP_RTS_ENQ | RING_F_SC_DEQ);
 }

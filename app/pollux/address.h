@@ -24,7 +24,8 @@ struct address {
 	char host[ADDRESS_HOST_BYTES]; /* TCP: without brackets; vsock: the CID, or "*" */
 	char port[16];		       /* TCP, vsock */
 	char path[ADDRESS_PATH_BYTES]; /* unix; "@name": an abstract one, of a socket taken over */
-	bool adopted; /* somebody else bound it: its path stays when it is closed */
+	bool adopted;	     /* somebody else bound it: its path stays when it is closed */
+	unsigned long inode; /* of the unix socket's file, once it listens */
 };
 
 /* Returns 0, or -EINVAL with a sentence in `why`. Does not block. */
@@ -37,6 +38,10 @@ int address_parse(const char *uri, struct address *address, char *why, size_t wh
  */
 int address_listen(struct address *address, int fds[ADDRESS_SOCKETS_MAX], char *why,
 		   size_t why_bytes);
+
+/* Removes the unix socket's file, unless it is another socket's by now. Others, and one taken over:
+ * nothing. */
+void address_unlink(const struct address *address);
 
 /*
  * What a socket that was handed over listens on. Returns 0, or -EINVAL with a sentence in `why`
