@@ -60,7 +60,7 @@ class Refusals(CommandLine):
     def test_help_and_version(self):
         done = self.pollux("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        for option in ("--listen", "--rpc-socket", "--cores", "--poll", "--read-only", "--memory",
+        for option in ("--listen", "--stdio", "--rpc-socket", "--cores", "--poll", "--read-only", "--memory",
                        "--eal", "--log-level", "--version", "--help", "malloc:", "null:", "file:"):
             self.assertIn(option, done.stdout)
         done = self.pollux("--version")

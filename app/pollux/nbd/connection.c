@@ -30,16 +30,25 @@ const char *const connection_state_names[] = {
 	[CONN_DEAD] = "dead",
 };
 
-struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
-				   const char *listener)
+static bool is_socket(int fd)
+{
+	int type;
+	socklen_t bytes = sizeof(type);
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
+}
+
+struct connection *connection_open(struct nbd_core *core, const struct connection_options *options)
 {
 	static _Atomic uint64_t next_id = 1;
 	struct connection *conn = calloc(1, sizeof(*conn));
+	int one = 1;
 	if (!conn)
 		goto refuse;
 	conn->core = core;
-	conn->rx_fd = rx_fd;
-	conn->tx_fd = tx_fd;
+	conn->rx_fd = options->rx_fd;
+	conn->tx_fd = options->tx_fd;
+	conn->address = options->address;
+	conn->access = options->access;
 	conn->state = CONN_HANDSHAKE;
 	conn->id = atomic_fetch_add(&next_id, 1);
 	conn->receive_op.done = receive_done;
@@ -48,12 +57,9 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	conn->big_last = &conn->big_first;
 	conn->held_last = &conn->held_first;
 	conn->connected_at = core->reactor->now;
-	snprintf(conn->peer, sizeof(conn->peer), "%s", peer);
-	snprintf(conn->listener, sizeof(conn->listener), "%s", listener);
-	int type, one = 1;
-	socklen_t bytes = sizeof(type);
-	conn->is_socket = getsockopt(rx_fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
-	setsockopt(tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	snprintf(conn->peer, sizeof(conn->peer), "%s", options->peer);
+	conn->is_socket = is_socket(conn->rx_fd) && is_socket(conn->tx_fd);
+	setsockopt(conn->tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (negotiate_begin(conn))
 		goto refuse;
 	TAILQ_INSERT_TAIL(&core->connections, conn, link);
@@ -63,11 +69,12 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	return conn;
 refuse:
 	free(conn);
-	close(rx_fd);
-	if (tx_fd != rx_fd)
-		close(tx_fd);
+	close(options->rx_fd);
+	if (options->tx_fd != options->rx_fd)
+		close(options->tx_fd);
 	atomic_fetch_sub(&core->reactor->load, 1);
 	atomic_fetch_sub(&nbd_connection_count, 1);
+	access_leave(options->access);
 	return NULL;
 }
 
@@ -155,11 +162,11 @@ static void cancel(struct connection *conn, struct uring_op *op)
 void connection_drain(struct connection *conn, const char *reason)
 {
 	reactor_assert_owner(conn->core->reactor);
-	if (conn->state != CONN_TRANSMISSION) {
-		connection_finish(conn, reason);
-		return;
-	}
 	remember(conn, reason);
+	if (conn->state == CONN_HANDSHAKE)
+		negotiate_drain(conn);
+	if (conn->state != CONN_TRANSMISSION)
+		return;
 	conn->draining = true;
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
@@ -255,6 +262,7 @@ static void connection_free(struct connection *conn)
 	atomic_fetch_sub(&nbd_connection_count, 1);
 	if (conn->export)
 		export_put(conn->export);
+	access_leave(conn->access);
 	free(conn);
 }
 

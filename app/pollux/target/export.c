@@ -81,9 +81,16 @@ struct export *export_table_find(const char *name, size_t length)
 	return NULL;
 }
 
-void export_get(struct export *export)
+bool export_admit(struct export *export)
 {
-	atomic_fetch_add(&export->connections, 1);
+	uint32_t most = export->max_connections, before = atomic_load(&export->connections);
+	do {
+		if (most && before >= most) {
+			atomic_fetch_add(&export->refused, 1);
+			return false;
+		}
+	} while (!atomic_compare_exchange_weak(&export->connections, &before, before + 1));
+	return true;
 }
 
 struct reactor *export_place(const struct export *export, struct reactor *home)
@@ -137,6 +144,7 @@ static void export_free(struct export *export)
 	free(export->name);
 	free(export->description);
 	free(export->holder);
+	free(export->allow);
 	free(export->stats);
 	free(export);
 }
@@ -286,7 +294,7 @@ static void start_ending(void *arg)
 static void kick_now(struct export *export)
 {
 	export->kick = true;
-	export_get(export); /* until the round is over */
+	atomic_fetch_add(&export->connections, 1); /* until the round is over */
 	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
 }
 
@@ -382,6 +390,7 @@ static struct export *make(const struct export_options *options)
 	memset(export->stats, 0, reactor_count * sizeof(*export->stats));
 	export->read_only = options->read_only;
 	export->io_timeout_ms = options->io_timeout_ms;
+	export->max_connections = options->max_connections;
 	return export;
 }
 
@@ -404,6 +413,18 @@ static bool is_text(const char *text)
 	json_t *string = json_string(text);
 	json_decref(string);
 	return string != NULL;
+}
+
+static int explain_allow(const struct export_options *options, int error, unsigned wrong, char *why,
+			 size_t why_bytes)
+{
+	if (error == -ENOMEM) {
+		snprintf(why, why_bytes, "no memory for an export");
+		return error;
+	}
+	snprintf(why, why_bytes, "'%.64s' is no network: ADDRESS/BITS, or an address",
+		 options->allow[wrong]);
+	return -EDOM;
 }
 
 int export_create(const struct export_options *options,
@@ -432,6 +453,13 @@ int export_create(const struct export_options *options,
 		snprintf(why, why_bytes, "no memory for an export");
 		return -ENOMEM;
 	}
+	unsigned wrong = 0;
+	int error =
+		network_list_parse(options->allow, options->allow_count, &export->allow, &wrong);
+	if (error) {
+		export_free(export);
+		return explain_allow(options, error, wrong, why, why_bytes);
+	}
 	if (!(bdev->caps & BDEV_CAP_WRITE))
 		export->read_only = true;
 	export->bdev = bdev;
@@ -439,7 +467,7 @@ int export_create(const struct export_options *options,
 	export->claim.holder = export->holder;
 	export->claim.write = !export->read_only;
 	export->claim.event = bdev_event;
-	int error = bdev_claim(bdev, &export->claim);
+	error = bdev_claim(bdev, &export->claim);
 	if (error) {
 		export_free(export);
 		return explain_claim(bdev, error, why, why_bytes);
