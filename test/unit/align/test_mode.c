@@ -104,23 +104,25 @@ static void test_every_misaligned_write_keeps_it(void **state)
 	ops_stop(disk);
 }
 
-/* Aligned writes that never pause must not keep it. */
-static void test_it_ends_under_load(void **state)
+/* Aligned writes that never pause, and are on their way to the owner when it ends, must neither
+ * keep it nor begin it again. */
+static void write_all_the_time(unsigned owner, unsigned core)
 {
 	struct disk *disk = ops_start(ALIGN, SIZE);
-	unsigned core = other(disk, 1);
 	struct op ops[8];
-	unsigned passes = 0;
+	unsigned passes = 0, begins = 1;
+	bool serial = true;
+	disk->bdev.align->owner = owner;
 	disk->bdev.align->leave_after_us = 100;
 	assert_int_equal(ops_do(disk, core, BDEV_WRITE, 1, 1, 1), 0);
-	for (unsigned i = 0; i < COUNT_OF(ops); i++)
+	for (unsigned i = 0; i < COUNT_OF(ops); i++) {
 		op_init(&ops[i], BDEV_WRITE, i * ALIGN, ALIGN, i, 0);
-	for (unsigned i = 0; i < COUNT_OF(ops); i++)
 		op_submit(disk, &ops[i], core);
+	}
 	while (atomic_load(&disk->taken[core]) < 100) {
 		assert_true(++passes < 10000);
 		fake_pass();
-		/* time passes while writes are on their way to the owner */
+		/* time passes meanwhile */
 		if (passes % 5 == 0)
 			fake_tick_us(10);
 		for (unsigned i = 0; i < COUNT_OF(ops); i++) {
@@ -130,14 +132,26 @@ static void test_it_ends_under_load(void **state)
 			op_init(&ops[i], BDEV_WRITE, i * ALIGN, ALIGN, i, 0);
 			op_submit(disk, &ops[i], core);
 		}
+		bool now = atomic_load(&disk->bdev.align->serial);
+		begins += now && !serial;
+		serial = now;
 	}
-	assert_false(atomic_load(&disk->bdev.align->serial));
+	assert_false(serial);
+	assert_int_equal(begins, 1);
 	fake_settle();
 	for (unsigned i = 0; i < COUNT_OF(ops); i++) {
 		assert_int_equal(ops[i].ended, 1);
 		op_free(&ops[i]);
 	}
 	ops_stop(disk);
+}
+
+static void test_it_ends_under_load(void **state)
+{
+	for (unsigned owner = 0; owner < OPS_CORES; owner++) {
+		for (unsigned core = 0; core < OPS_CORES; core++)
+			write_all_the_time(owner, core);
+	}
 }
 
 /* ---- Those in flight when it begins ---- */
@@ -192,6 +206,35 @@ static void test_what_overlaps_keeps_its_order_at_the_owner(void **state)
 	}
 	assert_int_equal(disk->data[4 * ALIGN], 0x14);
 	assert_int_equal(disk->data[4 * ALIGN + 1], 0x15);
+	ops_stop(disk);
+}
+
+/* A wide one is not overtaken for ever by narrow ones that touch what it waits to write. */
+static void test_nobody_is_overtaken_at_the_owner(void **state)
+{
+	struct disk *disk = ops_start(ALIGN, SIZE);
+	static const uint64_t begin[] = {3, 3, 4}, blocks[] = {1, 2, 1};
+	unsigned core = other(disk, 1);
+	struct op ops[3], apart;
+	assert_int_equal(ops_do(disk, core, BDEV_WRITE, 1, 1, 0), 0);
+	disk->hold = true;
+	for (unsigned i = 0; i < COUNT_OF(ops); i++) {
+		op_init(&ops[i], BDEV_WRITE, begin[i] * ALIGN, blocks[i] * ALIGN, i, 0);
+		op_submit(disk, &ops[i], core);
+	}
+	uint64_t taken = atomic_load(&disk->taken[owner_of(disk)]);
+	op_init(&apart, BDEV_WRITE, 9 * ALIGN, ALIGN, 9, 0);
+	op_submit(disk, &apart, core);
+	fake_settle();
+	/* the first, and the one that touches nothing of theirs */
+	assert_int_equal(atomic_load(&disk->taken[owner_of(disk)]) - taken, 2);
+	disk->hold = false;
+	fake_settle();
+	assert_true(ops[0].order < ops[1].order && ops[1].order < ops[2].order);
+	assert_int_equal(disk->data[4 * ALIGN], 2);
+	for (unsigned i = 0; i < COUNT_OF(ops); i++)
+		op_free(&ops[i]);
+	op_free(&apart);
 	ops_stop(disk);
 }
 
@@ -469,6 +512,7 @@ int main(void)
 		cmocka_unit_test(test_it_ends_under_load),
 		cmocka_unit_test(test_it_waits_for_the_writes_in_flight),
 		cmocka_unit_test(test_what_overlaps_keeps_its_order_at_the_owner),
+		cmocka_unit_test(test_nobody_is_overtaken_at_the_owner),
 		cmocka_unit_test(test_a_write_left_over_from_the_last_time),
 		cmocka_unit_test(test_channels_open_and_close_meanwhile),
 		cmocka_unit_test(test_closing_waits_for_all_cores),
