@@ -29,6 +29,8 @@
 	(1ull << 40) /* address space kept behind a bdev for growing: at most,                     \
 		      */
 enum { GROWTH_LEAST_BYTES = 1 << 30, GROWTH_FACTOR = 15 }; /* at least, and that often its size */
+#define EXTENTS_MOST_BYTES                                                                         \
+	(16ull << 30) /* of a map that is read for one EXTENTS: 512 KiB of bits */
 
 struct malloc_disk {
 	struct bdev bdev;
@@ -86,7 +88,9 @@ static void read_out(struct malloc_channel *mc, struct bdev_io *io, bool used)
 static void submit_read(struct malloc_channel *mc, struct bdev_io *io)
 {
 	bool used = malloc_map_any(mc->map, io->offset, io->length);
-	if (likely(io->flags & BDEV_LEND && !io->iovcnt))
+	if (!used && io->flags & BDEV_SPARSE)
+		io->flags |= BDEV_ZEROES;
+	else if (likely(io->flags & BDEV_LEND && !io->iovcnt))
 		lend(mc, io, used || io->length > REGION_ZEROS_BYTES);
 	else
 		read_out(mc, io, used);
@@ -158,6 +162,27 @@ static void submit_zero(struct bdev_channel *ch, struct malloc_channel *mc, stru
 	TAILQ_INSERT_TAIL(&mc->zeroing, io, link);
 }
 
+/* ---- EXTENTS ---- */
+
+/* What is looked at for one request is bounded, so that the core is not held for long. */
+static int tell_extents(struct malloc_channel *mc, struct bdev_io *io)
+{
+	uint64_t at = io->offset;
+	uint64_t end = at + MIN_OF(io->length, (uint64_t)EXTENTS_MOST_BYTES);
+	io->extents = 0;
+	if (io->context)
+		return -EINVAL;
+	while (at < end) {
+		bool hole;
+		uint64_t stop = malloc_map_run(mc->map, at, end, &hole);
+		if (!bdev_extents_add(io, stop - at,
+				      hole ? BDEV_EXTENT_HOLE | BDEV_EXTENT_ZERO : 0))
+			break;
+		at = stop;
+	}
+	return 0;
+}
+
 static void submit_one(struct bdev_channel *ch, struct malloc_channel *mc, struct bdev_io *io)
 {
 	if (unlikely(!io->length)) {
@@ -177,6 +202,9 @@ static void submit_one(struct bdev_channel *ch, struct malloc_channel *mc, struc
 		break;
 	case BDEV_FLUSH: /* nothing outlives the process */
 		bdev_io_complete(io, 0);
+		break;
+	case BDEV_EXTENTS:
+		bdev_io_complete(io, tell_extents(mc, io));
 		break;
 	default:
 		bdev_io_complete(io, -EOPNOTSUPP);
@@ -358,7 +386,8 @@ static int set_up(struct malloc_disk *disk, const struct bdev_malloc_options *op
 	bdev->align_bytes = 1;
 	bdev->mem_align_bytes = 1;
 	bdev->caps = BDEV_CAP_WRITE | BDEV_CAP_FLUSH | BDEV_CAP_FUA | BDEV_CAP_TRIM |
-		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC;
+		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC |
+		     BDEV_CAP_EXTENTS;
 	bdev->io_ctx_bytes = sizeof(struct malloc_io);
 	bdev->numa_id = disk->map.memory.node;
 	return 0;

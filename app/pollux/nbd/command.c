@@ -99,7 +99,7 @@ static bool begin_read(struct connection *conn, struct request *request)
 	}
 	if (unlikely(!give_destination(conn, request, request->length)))
 		return false;
-	submit_simple(request, BDEV_READ, conn->lends ? BDEV_LEND : 0);
+	submit_simple(request, BDEV_READ, conn->read_flags);
 	return true;
 }
 
@@ -145,12 +145,10 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 		error = NBD_EOVERFLOW;
 		message = "a reply in one piece is limited to 1 MiB";
 	}
-	if (likely(!error) &&
-	    unlikely(wire->offset + wire->length >
-		     atomic_load_explicit(&conn->export->bdev->size_bytes, memory_order_relaxed))) {
-		/* the bdev has shrunk since this client was told its size */
+	if (likely(!error) && unlikely(command_is_cut(conn, wire->offset, wire->length)) &&
+	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
 		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
-		message = "beyond the end: the export has shrunk";
+		message = COMMAND_CUT_MESSAGE;
 	}
 	if (likely(!error))
 		return false;
@@ -160,6 +158,23 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 	else
 		conn->skip = wire->payload;
 	return true;
+}
+
+/* False: no buffer was there. */
+static bool begin_status(struct connection *conn, struct request *request,
+			 const struct nbd_command_request *wire)
+{
+	struct nbd_status_filter filter;
+	const char *message;
+	if (wire->payload) {
+		conn->filter_have = 0;
+		conn->filter_bytes = wire->payload;
+		begin_write(conn, request);
+		return true;
+	}
+	nbd_status_filter_parse(wire, NULL, &conn->limits, conn->contexts, conn->context_count,
+				&filter, &message);
+	return status_begin(conn, request, &filter);
 }
 
 bool command_begin(struct connection *conn, const uint8_t *header)
@@ -186,21 +201,23 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 	request->started = conn->core->reactor->now;
 	conn->inflight++;
 	conn->stats->inflight++;
-	if (likely(wire.type == NBD_CMD_READ)) {
-		if (likely(begin_read(conn, request)))
-			return true;
-		conn->inflight--;
-		conn->stats->inflight--;
-		conn->requests--;
-		request_put(&conn->core->requests, request);
-		connection_block(conn);
-		return false;
-	}
-	if (wire.type == NBD_CMD_WRITE)
+	bool begun = true;
+	if (likely(wire.type == NBD_CMD_READ))
+		begun = begin_read(conn, request);
+	else if (wire.type == NBD_CMD_WRITE)
 		begin_write(conn, request);
+	else if (wire.type == NBD_CMD_BLOCK_STATUS)
+		begun = begin_status(conn, request, &wire);
 	else
 		begin_other(request);
-	return true;
+	if (likely(begun))
+		return true;
+	conn->inflight--;
+	conn->stats->inflight--;
+	conn->requests--;
+	request_put(&conn->core->requests, request);
+	connection_block(conn);
+	return false;
 }
 
 /* ---- Large READs ---- */
@@ -267,7 +284,7 @@ static bool submit_part(struct connection *conn, struct request *read)
 	read->parts++;
 	read->at += length;
 	part->io.op = BDEV_READ;
-	part->io.flags = conn->lends ? BDEV_LEND : 0;
+	part->io.flags = conn->read_flags;
 	part->io.offset = part->offset;
 	part->io.length = length;
 	part->done = part_done;
@@ -439,6 +456,8 @@ static bool begin_part(struct connection *conn, size_t here)
 
 size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count)
 {
+	if (unlikely(conn->writing->type == NBD_CMD_BLOCK_STATUS))
+		return status_payload(conn, bytes, count);
 	if (likely(conn->sync_writes))
 		return write_piece(conn, bytes, count);
 	if (!conn->filling && !begin_part(conn, count))

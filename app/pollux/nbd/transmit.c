@@ -117,6 +117,7 @@ static const uint8_t op_of_type[] = {
 	[NBD_CMD_TRIM] = BDEV_TRIM,
 	[NBD_CMD_CACHE] = BDEV_CACHE,
 	[NBD_CMD_WRITE_ZEROES] = BDEV_WRITE_ZEROES,
+	[NBD_CMD_BLOCK_STATUS] = BDEV_EXTENTS,
 };
 
 static void account(struct connection *conn, const struct request *request)
@@ -145,6 +146,19 @@ static size_t write_error(const struct connection *conn, uint8_t *out,
 	return nbd_reply_error(out, &to, nbd_error_of(request->status), strerror(-request->status));
 }
 
+/* A good READ's header, and whether `data` is to follow it. Not in simple mode. */
+static size_t write_content(const struct connection *conn, uint8_t *out, struct request *request,
+			    bool *data)
+{
+	struct nbd_reply_to to = reply_to(conn, request);
+	if (unlikely(request->io.flags & BDEV_ZEROES)) {
+		*data = false;
+		request_release(request); /* its buffer is not sent */
+		return nbd_reply_hole(out, &to, true, request->offset, request->length);
+	}
+	return nbd_reply_data(out, &to, true, request->offset, request->length);
+}
+
 static void append_reply(struct connection *conn, struct request *request)
 {
 	bool data = request->type == NBD_CMD_READ && likely(request->status == 0);
@@ -161,10 +175,11 @@ static void append_reply(struct connection *conn, struct request *request)
 		bytes = write_error(conn, out, request);
 	} else if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
 		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
+	} else if (likely(data)) {
+		bytes = write_content(conn, out, request, &data);
 	} else {
 		struct nbd_reply_to to = reply_to(conn, request);
-		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
-			     : nbd_reply_done(out, &to);
+		bytes = nbd_reply_done(out, &to);
 	}
 	add_header(batch, bytes);
 	if (data) {
@@ -191,6 +206,23 @@ void transmit_reply(struct connection *conn, struct request *request)
 		return;
 	}
 	append_reply(conn, request);
+}
+
+void transmit_bytes(struct connection *conn, struct request *request)
+{
+	account(conn, request);
+	struct tx_batch *batch = NULL;
+	if (conn->state != CONN_DEAD && !request->answered)
+		batch = batch_with_room(conn, 0, 1);
+	if (!batch) {
+		connection_put_request(conn, request);
+		connection_credit(conn, 1);
+		return;
+	}
+	add_payload(batch, request);
+	batch->credits++;
+	end_request(conn, batch, request);
+	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
 void transmit_error(struct connection *conn, const struct nbd_command_request *request,
@@ -242,11 +274,17 @@ void transmit_part(struct connection *conn, struct request *read, struct request
 		return;
 	}
 	struct nbd_reply_to to = reply_to(conn, read);
-	if (!simple || first)
-		add_header(batch, nbd_reply_data(batch->headers + batch->header_bytes, &to, last,
-						 part->io.offset, part->io.length));
-	add_payload(batch, part);
-	conn->bytes_out += part->io.length;
+	uint8_t *out = batch->headers + batch->header_bytes;
+	if (part->io.flags & BDEV_ZEROES) {
+		add_header(batch, nbd_reply_hole(out, &to, last, part->io.offset, part->io.length));
+		request_release(part);
+	} else {
+		if (!simple || first)
+			add_header(batch, nbd_reply_data(out, &to, last, part->io.offset,
+							 part->io.length));
+		add_payload(batch, part);
+		conn->bytes_out += part->io.length;
+	}
 	end_request(conn, batch, part);
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
