@@ -177,6 +177,16 @@ static bool begin_status(struct connection *conn, struct request *request,
 	return status_begin(conn, request, &filter);
 }
 
+/* As if its header had not come yet: it does again when there is a buffer. */
+static void wait_for_buffer(struct connection *conn, struct request *request)
+{
+	conn->inflight--;
+	conn->stats->inflight--;
+	conn->requests--;
+	request_put(&conn->core->requests, request);
+	connection_block(conn);
+}
+
 bool command_begin(struct connection *conn, const uint8_t *header)
 {
 	struct nbd_command_request wire;
@@ -201,23 +211,23 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 	request->started = conn->core->reactor->now;
 	conn->inflight++;
 	conn->stats->inflight++;
-	bool begun = true;
-	if (likely(wire.type == NBD_CMD_READ))
-		begun = begin_read(conn, request);
-	else if (wire.type == NBD_CMD_WRITE)
+	if (likely(wire.type == NBD_CMD_READ)) {
+		if (likely(begin_read(conn, request)))
+			return true;
+		wait_for_buffer(conn, request);
+		return false;
+	}
+	if (wire.type == NBD_CMD_WRITE) {
 		begin_write(conn, request);
-	else if (wire.type == NBD_CMD_BLOCK_STATUS)
-		begun = begin_status(conn, request, &wire);
-	else
+	} else if (wire.type == NBD_CMD_BLOCK_STATUS) {
+		if (!begin_status(conn, request, &wire)) {
+			wait_for_buffer(conn, request);
+			return false;
+		}
+	} else {
 		begin_other(request);
-	if (likely(begun))
-		return true;
-	conn->inflight--;
-	conn->stats->inflight--;
-	conn->requests--;
-	request_put(&conn->core->requests, request);
-	connection_block(conn);
-	return false;
+	}
+	return true;
 }
 
 /* ---- Large READs ---- */

@@ -146,17 +146,12 @@ static size_t write_error(const struct connection *conn, uint8_t *out,
 	return nbd_reply_error(out, &to, nbd_error_of(request->status), strerror(-request->status));
 }
 
-/* A good READ's header, and whether `data` is to follow it. Not in simple mode. */
-static size_t write_content(const struct connection *conn, uint8_t *out, struct request *request,
-			    bool *data)
+/* A READ of zeroes, which has no payload to send. Not in simple mode. */
+static size_t write_hole(const struct connection *conn, uint8_t *out, struct request *request)
 {
 	struct nbd_reply_to to = reply_to(conn, request);
-	if (unlikely(request->io.flags & BDEV_ZEROES)) {
-		*data = false;
-		request_release(request); /* its buffer is not sent */
-		return nbd_reply_hole(out, &to, true, request->offset, request->length);
-	}
-	return nbd_reply_data(out, &to, true, request->offset, request->length);
+	request_release(request); /* its buffer is not sent */
+	return nbd_reply_hole(out, &to, true, request->offset, request->length);
 }
 
 static void append_reply(struct connection *conn, struct request *request)
@@ -175,11 +170,13 @@ static void append_reply(struct connection *conn, struct request *request)
 		bytes = write_error(conn, out, request);
 	} else if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
 		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
-	} else if (likely(data)) {
-		bytes = write_content(conn, out, request, &data);
+	} else if (unlikely(data && request->io.flags & BDEV_ZEROES)) {
+		bytes = write_hole(conn, out, request);
+		data = false;
 	} else {
 		struct nbd_reply_to to = reply_to(conn, request);
-		bytes = nbd_reply_done(out, &to);
+		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
+			     : nbd_reply_done(out, &to);
 	}
 	add_header(batch, bytes);
 	if (data) {
