@@ -236,7 +236,7 @@ static json_t *channel_stats(const struct bdev_channel *ch)
 {
 	json_t *object = json_object();
 	set_count(object, "thread_id", ch->reactor->index);
-	set_count(object, "lcore", ch->reactor->lcore);
+	set_count(object, "lcore", ch->reactor->cpu);
 	json_object_set_new(object, "cpu", json_integer(ch->reactor->cpu));
 	set_count(object, "in_flight", inflight(ch));
 	struct bdev_stats stats = ch->stats;

@@ -116,8 +116,7 @@ const char *bdev_layer_context(const struct bdev *bdev, unsigned index)
 
 void bdev_layer_abort_below(struct bdev_channel *ch, struct bdev_io *io)
 {
-	if (ch->base->type->abort)
-		ch->base->type->abort(ch->base, io);
+	bdev_abort(ch->base, io);
 }
 
 void bdev_layer_cancel_below(struct bdev_channel *ch)

@@ -6,6 +6,7 @@
 #include "reactor/control.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -46,11 +47,9 @@ static uint64_t now_ns(void)
 	return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-static void run_calls(struct control_watch *watch, uint32_t events)
+static unsigned run_calls(void)
 {
-	uint64_t count;
-	ssize_t ignored = read(loop.wake_fd, &count, sizeof(count));
-	(void)ignored;
+	unsigned ran = 0;
 	STAILQ_HEAD(, call) taken = STAILQ_HEAD_INITIALIZER(taken);
 	pthread_mutex_lock(&loop.lock);
 	STAILQ_CONCAT(&taken, &loop.calls);
@@ -60,7 +59,17 @@ static void run_calls(struct control_watch *watch, uint32_t events)
 		STAILQ_REMOVE_HEAD(&taken, link);
 		call->fn(call->arg);
 		free(call);
+		ran++;
 	}
+	return ran;
+}
+
+static void woken(struct control_watch *watch, uint32_t events)
+{
+	uint64_t count;
+	ssize_t ignored = read(loop.wake_fd, &count, sizeof(count));
+	(void)ignored;
+	run_calls();
 }
 
 int control_init(void)
@@ -74,17 +83,22 @@ int control_init(void)
 	if (loop.epoll < 0 || loop.wake_fd < 0)
 		return -errno;
 	loop.wake.fd = loop.wake_fd;
-	loop.wake.ready = run_calls;
+	loop.wake.ready = woken;
 	int error = control_watch_add(&loop.wake, EPOLLIN);
 	return error ? error : workers_start();
 }
 
+/* A worker that still hangs may send later than this: nobody takes it any more. */
 void control_fini(void)
 {
 	workers_stop();
-	run_calls(NULL, 0);
+	while (run_calls())
+		;
+	pthread_mutex_lock(&loop.lock);
 	close(loop.epoll);
 	close(loop.wake_fd);
+	loop.epoll = loop.wake_fd = -1;
+	pthread_mutex_unlock(&loop.lock);
 }
 
 static int wait_ms(void)
@@ -93,7 +107,8 @@ static int wait_ms(void)
 	if (!first)
 		return -1;
 	uint64_t now = now_ns();
-	return first->due_ns > now ? (int)((first->due_ns - now + 999999) / 1000000) : 0;
+	uint64_t wait = first->due_ns > now ? (first->due_ns - now + 999999) / 1000000 : 0;
+	return MIN_OF(wait, (uint64_t)INT_MAX);
 }
 
 static void run_timers(void)
@@ -119,6 +134,7 @@ void control_run(void)
 		loop.event_count = 0;
 		run_timers();
 	}
+	loop.stopping = false;
 }
 
 void control_stop(void)
@@ -180,10 +196,10 @@ void control_send(void (*fn)(void *arg), void *arg)
 	call->arg = arg;
 	pthread_mutex_lock(&loop.lock);
 	STAILQ_INSERT_TAIL(&loop.calls, call, link);
-	pthread_mutex_unlock(&loop.lock);
 	uint64_t one = 1;
-	ssize_t ignored = write(loop.wake_fd, &one, sizeof(one));
+	ssize_t ignored = write(loop.wake_fd, &one, sizeof(one)); /* not after control_fini() */
 	(void)ignored;
+	pthread_mutex_unlock(&loop.lock);
 }
 
 bool control_is_self(void)
@@ -196,7 +212,7 @@ struct round {
 	void (*fn)(void *arg);
 	void (*done)(void *arg);
 	void *arg;
-	_Atomic unsigned left;
+	_Atomic unsigned left; /* cores, and the sender until it has told all */
 };
 
 static void round_done(void *arg)
@@ -206,12 +222,17 @@ static void round_done(void *arg)
 	free(round);
 }
 
+static void round_leave(struct round *round)
+{
+	if (atomic_fetch_sub(&round->left, 1) == 1)
+		control_send(round_done, round);
+}
+
 static void round_run(void *arg)
 {
 	struct round *round = arg;
 	round->fn(round->arg);
-	if (atomic_fetch_sub(&round->left, 1) == 1)
-		control_send(round_done, round);
+	round_leave(round);
 }
 
 void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done)(void *arg),
@@ -225,12 +246,12 @@ void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done
 	round->fn = fn;
 	round->done = done;
 	round->arg = arg;
-	unsigned count = 0;
-	for (unsigned i = 0; i < reactor_count; i++)
-		count += !roles || (reactors[i]->roles & roles);
-	atomic_store(&round->left, count);
+	atomic_store(&round->left, 1);
 	for (unsigned i = 0; i < reactor_count; i++) {
-		if (!roles || (reactors[i]->roles & roles))
-			reactor_send(reactors[i], round_run, round);
+		if (roles && !(reactors[i]->roles & roles))
+			continue;
+		atomic_fetch_add(&round->left, 1);
+		reactor_send(reactors[i], round_run, round);
 	}
+	round_leave(round);
 }

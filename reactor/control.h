@@ -56,7 +56,8 @@ void control_work(void (*work)(void *arg), void (*done)(void *arg), void *arg);
 
 /*
  * Runs fn(arg) on every reactor whose roles include one of `roles` (0: all), then done(arg) on the
- * control thread when the last has run. fn must be safe to run on several cores at once.
+ * control thread when the last has run, never before this returns. fn must be safe to run on
+ * several cores at once.
  */
 void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done)(void *arg),
 			      void *arg);

@@ -14,7 +14,8 @@
 #include "reactor/reactor.h"
 
 enum {
-	EAL_CPU_LIMIT = 128 /* RTE_MAX_LCORE of Debian's DPDK: CPUs beyond it are unknown to EAL */
+	EAL_CPU_LIMIT = 128, /* RTE_MAX_LCORE of Debian's DPDK: CPUs beyond it are unknown to EAL */
+	LIST_BYTES = 4096,   /* room for all of them, each with a role */
 };
 
 static int refuse(char *why, size_t why_bytes, const char *format, ...)
@@ -102,7 +103,7 @@ int reactor_parse_cores(const char *list, struct reactor_config *config, char *w
 			size_t why_bytes)
 {
 	cpu_set_t mask;
-	char copy[1024];
+	char copy[LIST_BYTES];
 	if (strlen(list) >= sizeof(copy))
 		return refuse(why, why_bytes, "the list of cores is too long");
 	strcpy(copy, list);

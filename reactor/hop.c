@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/counter.h"
 #include "reactor/internal.h"
 
 int hop_init(struct reactor *reactor, unsigned count)
@@ -57,11 +58,11 @@ static void lane_flush(struct deferred *deferred)
 		for (struct hop *hop = lane->staged_first; hop && n < REACTOR_HOP_BURST;
 		     hop = hop->next)
 			burst[n++] = hop;
-		unsigned room = rte_ring_free_count(lane->ring);
+		unsigned room = ring_room(lane->ring);
 		if (n > room)
 			n = room;
 		if (!n) {
-			lane->stalls++;
+			counter_add(&lane->stalls, 1);
 			reactor_defer(reactor_self, deferred);
 			break;
 		}
@@ -70,8 +71,8 @@ static void lane_flush(struct deferred *deferred)
 		if (!lane->staged_first)
 			lane->staged_last = &lane->staged_first;
 		rte_ring_sp_enqueue_bulk(lane->ring, burst, n, NULL);
-		lane->sent += n;
-		lane->bursts++;
+		counter_add(&lane->sent, n);
+		counter_add(&lane->bursts, 1);
 	}
 	reactor_wake(reactors[lane->destination]);
 }
@@ -107,7 +108,7 @@ unsigned hop_drain(struct reactor *reactor)
 bool hop_waiting(const struct reactor *reactor)
 {
 	for (unsigned i = 0; i < reactor_count; i++) {
-		if (i != reactor->index && !rte_ring_empty(reactors[i]->lanes[reactor->index].ring))
+		if (i != reactor->index && !ring_empty(reactors[i]->lanes[reactor->index].ring))
 			return true;
 	}
 	return false;
@@ -115,5 +116,5 @@ bool hop_waiting(const struct reactor *reactor)
 
 unsigned reactor_ring_depth(unsigned from, unsigned to)
 {
-	return from == to ? 0 : rte_ring_count(reactors[from]->lanes[to].ring);
+	return from == to ? 0 : ring_count(reactors[from]->lanes[to].ring);
 }

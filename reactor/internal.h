@@ -3,15 +3,19 @@
 #ifndef POLLUX_REACTOR_INTERNAL_H
 #define POLLUX_REACTOR_INTERNAL_H
 
-#include <rte_ring.h>
-
 #include "reactor/reactor.h"
+#include "reactor/ring.h"
 
 /* hop.c */
 int hop_init(struct reactor *reactor, unsigned count);
 void hop_fini(struct reactor *reactor, unsigned count);
 unsigned hop_drain(struct reactor *reactor);
 bool hop_waiting(const struct reactor *reactor);
+
+/* message.c */
+int messages_init(struct reactor *reactor);
+void messages_fini(struct reactor *reactor);
+unsigned messages_run(struct reactor *reactor); /* a bounded number; returns how many */
 
 /* reactor.c */
 int reactor_loop(void *arg); /* an lcore's main function; arg: its struct reactor */

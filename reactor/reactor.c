@@ -1,27 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * reactor: the loop of one core. Everything in here runs on the reactor's own thread, but
- * reactor_send() and reactor_wake().
+ * reactor_wake().
  */
 #include "reactor/reactor.h"
 
-#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/counter.h"
 #include "reactor/internal.h"
 
 enum {
 	REAP_MOST = 512,     /* completions a pass, so that timers and rings keep their turn */
-	MESSAGES_MOST = 64,  /* control messages a pass */
 	DEFERRED_ROUNDS = 2, /* deferred calls that were asked for by deferred calls */
-};
-
-struct control_message {
-	void (*fn)(void *arg);
-	void *arg;
 };
 
 unsigned reactor_count;
@@ -45,32 +39,12 @@ void reactor_wake(struct reactor *reactor)
 	(void)ignored;
 }
 
-void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg)
-{
-	struct control_message message = {fn, arg};
-	while (rte_ring_mp_enqueue_elem(reactor->control, &message, sizeof(message)))
-		sched_yield();
-	if (reactor != reactor_self)
-		reactor_wake(reactor);
-}
-
-static unsigned run_messages(struct reactor *reactor)
-{
-	struct control_message messages[MESSAGES_MOST];
-	unsigned n = rte_ring_sc_dequeue_burst_elem(reactor->control, messages, sizeof(messages[0]),
-						    MESSAGES_MOST, NULL);
-	for (unsigned i = 0; i < n; i++)
-		messages[i].fn(messages[i].arg);
-	reactor->stats.messages += n;
-	return n;
-}
-
 static unsigned run_pollers(struct reactor *reactor)
 {
 	unsigned work = 0;
-	struct poller *poller, *next;
-	for (poller = TAILQ_FIRST(&reactor->pollers); poller; poller = next) {
-		next = TAILQ_NEXT(poller, link);
+	struct poller *poller;
+	for (poller = TAILQ_FIRST(&reactor->pollers); poller; poller = reactor->next_poller) {
+		reactor->next_poller = TAILQ_NEXT(poller, link);
 		work += poller->poll(poller);
 	}
 	return work;
@@ -97,8 +71,8 @@ static unsigned run_deferred(struct reactor *reactor)
 static unsigned pass(struct reactor *reactor)
 {
 	unsigned work = 0;
-	if (unlikely(!rte_ring_empty(reactor->control)))
-		work += run_messages(reactor);
+	if (unlikely(!ring_empty(reactor->control)))
+		work += messages_run(reactor);
 	work += hop_drain(reactor);
 	work += uring_reap(&reactor->uring, REAP_MOST);
 	work += run_pollers(reactor);
@@ -124,8 +98,8 @@ static void sleep_until_work(struct reactor *reactor)
 {
 	atomic_store_explicit(&reactor->sleeping, 1, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (rte_ring_empty(reactor->control) && !hop_waiting(reactor)) {
-		reactor->stats.sleeps++;
+	if (ring_empty(reactor->control) && !hop_waiting(reactor)) {
+		counter_add(&reactor->stats.sleeps, 1);
 		uring_wait(&reactor->uring, timers_next_ns(reactor));
 	}
 	atomic_store_explicit(&reactor->sleeping, 0, memory_order_relaxed);
@@ -156,9 +130,9 @@ int reactor_loop(void *arg)
 	uint64_t *account = &reactor->stats.idle_ticks; /* the pass before: busy or idle */
 	while (!reactor->stopping) {
 		reactor->now = clock_ticks();
-		*account += reactor->now - previous;
+		counter_add(account, reactor->now - previous);
 		previous = reactor->now;
-		reactor->stats.loops++;
+		counter_add(&reactor->stats.loops, 1);
 		if (pass(reactor)) {
 			reactor->last_work = reactor->now;
 			account = &reactor->stats.busy_ticks;
@@ -173,6 +147,7 @@ int reactor_loop(void *arg)
 	}
 	uring_fini(&reactor->uring);
 	reactor_self = NULL;
+	atomic_store(&reactor->started, 2);
 	return 0;
 }
 
@@ -183,5 +158,7 @@ void reactor_add_poller(struct poller *poller)
 
 void reactor_remove_poller(struct poller *poller)
 {
+	if (reactor_self->next_poller == poller)
+		reactor_self->next_poller = TAILQ_NEXT(poller, link);
 	TAILQ_REMOVE(&reactor_self->pollers, poller, link);
 }

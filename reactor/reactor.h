@@ -66,6 +66,8 @@ struct hop {
 	struct hop *next;
 };
 
+/* Kept by the owner with counter_add(), read by any thread with counter_read()
+ * (lib/base/counter.h). */
 struct reactor_stats {
 	uint64_t loops, busy_ticks, idle_ticks, sleeps, messages;
 };
@@ -76,8 +78,8 @@ struct hop_lane {
 	struct deferred flush;
 	unsigned destination;
 	struct hop *staged_first, **staged_last; /* not yet on the ring */
-	uint64_t sent, stalls;			 /* stalls: the ring was full */
-	uint64_t bursts;
+	/* counters, as in struct reactor_stats; stalls: the ring was full */
+	uint64_t sent, stalls, bursts;
 };
 
 struct reactor {
@@ -87,6 +89,7 @@ struct reactor {
 	struct deferred *deferred_first, **deferred_last;
 	struct buffers buffers; /* this core's I/O buffers */
 	TAILQ_HEAD(, poller) pollers;
+	struct poller *next_poller; /* of the pass: stays right when pollers are removed */
 	TAILQ_HEAD(timer_list, timer) timers; /* by due time */
 	struct hop_lane *lanes;		      /* [reactor_count], to each peer */
 	struct reactor_stats stats;
@@ -94,6 +97,10 @@ struct reactor {
 	uint64_t wake_value;
 	uint64_t last_work; /* ticks */
 	bool stopping;
+	/* control messages taken from the ring while this core waited to send */
+	struct control_message *held;
+	unsigned held_count, held_room;
+	struct deferred held_run;
 	/* constant after start */
 	unsigned index; /* 0 … reactor_count-1 */
 	int cpu;
@@ -105,7 +112,7 @@ struct reactor {
 	/* shared */
 	cache_aligned _Atomic uint32_t sleeping;
 	struct rte_ring *control;	     /* MPSC */
-	_Atomic int started;		     /* 0 not yet, 1 runs, -errno */
+	_Atomic int started;		     /* 0 not yet, 1 runs, 2 has ended, -errno */
 	cache_aligned _Atomic uint32_t load; /* connections placed here */
 };
 
@@ -149,7 +156,8 @@ void reactors_stop(void);
 
 /*
  * Any thread: fn(arg) runs on the reactor, soon. Messages of one sender arrive in order. Waits
- * where the ring is full (never from a reactor to itself: there it is called at the next pass).
+ * where the ring is full; never for itself, nor for a reactor that waits for this one: a reactor
+ * that must wait takes what has come to it aside, and runs it later, in order.
  */
 void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg);
 
@@ -159,6 +167,7 @@ void reactor_hop(unsigned destination, struct hop *hop);
 /* Hops that wait on the I/O ring from one reactor to another. Any thread. */
 unsigned reactor_ring_depth(unsigned from, unsigned to);
 
+/* A poller may add and remove pollers, itself too. */
 void reactor_add_poller(struct poller *poller);
 void reactor_remove_poller(struct poller *poller);
 

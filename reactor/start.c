@@ -70,19 +70,6 @@ static int start_eal(const struct reactor_config *config, char *why, size_t why_
 	return 0;
 }
 
-static int init_control_ring(struct reactor *reactor)
-{
-	ssize_t bytes = rte_ring_get_memsize_elem(2 * sizeof(void *), REACTOR_CONTROL_MESSAGES);
-	if (bytes < 0)
-		return bytes;
-	reactor->control =
-		aligned_alloc(CACHE_LINE_BYTES, ((size_t)bytes + CACHE_LINE_BYTES - 1) /
-							CACHE_LINE_BYTES * CACHE_LINE_BYTES);
-	if (!reactor->control)
-		return -ENOMEM;
-	return rte_ring_init(reactor->control, "control", REACTOR_CONTROL_MESSAGES, RING_F_SC_DEQ);
-}
-
 static int make_reactor(const struct reactor_config *config, unsigned index)
 {
 	struct reactor *reactor;
@@ -102,7 +89,7 @@ static int make_reactor(const struct reactor_config *config, unsigned index)
 	reactor->wake_fd = eventfd(0, EFD_CLOEXEC);
 	if (reactor->wake_fd < 0)
 		return -errno;
-	int error = init_control_ring(reactor);
+	int error = messages_init(reactor);
 	if (!error)
 		error = hop_init(reactor, config->core_count);
 	if (!error)
@@ -116,12 +103,30 @@ static void free_reactors(void)
 		struct reactor *reactor = reactors[i];
 		hop_fini(reactor, reactor_count);
 		buffers_fini(&reactor->buffers);
-		free(reactor->control);
+		messages_fini(reactor);
 		if (reactor->wake_fd > 0)
 			close(reactor->wake_fd);
 		free(reactor);
 		reactors[i] = NULL;
 	}
+}
+
+static void stop(void *arg)
+{
+	reactor_self->stopping = true;
+}
+
+void reactors_stop(void)
+{
+	for (unsigned i = 0; i < reactor_count; i++)
+		reactor_send(reactors[i], stop, NULL);
+	rte_eal_mp_wait_lcore();
+	/* it orders what they have done before what is done now, in C11's terms too */
+	for (unsigned i = 0; i < reactor_count; i++)
+		atomic_load(&reactors[i]->started);
+	free_reactors();
+	reactor_count = 0;
+	rte_eal_cleanup();
 }
 
 int reactors_start(const struct reactor_config *config, char *why, size_t why_bytes)
@@ -152,23 +157,9 @@ int reactors_start(const struct reactor_config *config, char *why, size_t why_by
 		if (error < 0) {
 			snprintf(why, why_bytes, "the reactor on CPU %d has no io_uring: %s",
 				 reactors[i]->cpu, strerror(-error));
+			reactors_stop();
 			return error;
 		}
 	}
 	return 0;
-}
-
-static void stop(void *arg)
-{
-	reactor_self->stopping = true;
-}
-
-void reactors_stop(void)
-{
-	for (unsigned i = 0; i < reactor_count; i++)
-		reactor_send(reactors[i], stop, NULL);
-	rte_eal_mp_wait_lcore();
-	free_reactors();
-	reactor_count = 0;
-	rte_eal_cleanup();
 }

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/log.h"
 #include "reactor/control.h"
@@ -24,7 +25,7 @@ struct job {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t arrived = PTHREAD_COND_INITIALIZER;
 static STAILQ_HEAD(, job) jobs = STAILQ_HEAD_INITIALIZER(jobs);
-static unsigned threads, idle;
+static unsigned threads, idle, queued; /* queued: jobs that no thread has taken */
 static bool stopping;
 
 static void *run(void *unused)
@@ -39,6 +40,7 @@ static void *run(void *unused)
 			continue;
 		}
 		STAILQ_REMOVE_HEAD(&jobs, link);
+		queued--;
 		pthread_mutex_unlock(&lock);
 		job->work(job->arg);
 		control_send(job->done, job->arg);
@@ -52,7 +54,9 @@ static void *run(void *unused)
 
 int workers_start(void)
 {
+	pthread_mutex_lock(&lock);
 	stopping = false;
+	pthread_mutex_unlock(&lock);
 	return 0;
 }
 
@@ -74,8 +78,11 @@ static void start_one(void)
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	if (pthread_create(&thread, &attributes, run, NULL) == 0)
+	int error = pthread_create(&thread, &attributes, run, NULL);
+	if (!error)
 		threads++;
+	else if (!threads)
+		log_error("control", "no worker thread can be made: %s", strerror(error));
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
 }
@@ -92,7 +99,9 @@ void control_work(void (*work)(void *arg), void (*done)(void *arg), void *arg)
 	job->arg = arg;
 	pthread_mutex_lock(&lock);
 	STAILQ_INSERT_TAIL(&jobs, job, link);
-	if (!idle && threads < WORKERS)
+	queued++;
+	/* one that was woken for an earlier job counts as idle until it runs */
+	if (idle < queued && threads < WORKERS)
 		start_one();
 	pthread_cond_signal(&arrived);
 	pthread_mutex_unlock(&lock);

@@ -17,7 +17,8 @@ import rpc  # noqa: E402  (stands beside this file)
 
 HEAD = """# The RPC methods of pollux
 
-<!-- Written by scripts/gen_rpc_doc.py from the target's schema: change the tables in the sources. -->
+<!-- Generated: do not edit. It comes from the method tables in the *_rpc.c files; after changing one, start
+     pollux and run: scripts/gen_rpc_doc.py -o doc/rpc.md     (-s SOCKET where it is not the default one) -->
 
 Pollux is managed by JSON-RPC 2.0 over a unix socket (`--rpc-socket`; `pollux --help` tells where it
 is). Requests and answers are JSON values one after the other, without delimiter; batches are

@@ -42,14 +42,17 @@ use_system_python
 # shellcheck disable=SC2086
 install_packages $build_packages $test_packages
 
+summary() {
+	/usr/bin/python3 "$root/test/functional/results.py" "$@"
+}
+
 results=()
 # test_build DIRECTORY SUITES: runs the tests of a built directory and notes where the results lie.
 test_build() {
-	local dir=$1 names name multiplier=1
+	local dir=$1 names multiplier=1
 	shift
 	rm -f "$dir/meson-logs/testlog.json"
-	names=$(meson introspect --tests "$dir" | /usr/bin/python3 "$root/test/functional/results.py" \
-		--list "$filter" "$@")
+	names=$(meson introspect --tests "$dir" | summary --list "$filter" "$@")
 	[ -n "$names" ] || return 0
 	[ -z "$full" ] || multiplier=20
 	say "== testing in ${dir##*/} =="
@@ -81,11 +84,13 @@ for name in ${builds//,/ }; do
 		configure "$dir" --buildtype=debugoptimized -Dwerror=true -Db_lundef=false \
 			-Db_sanitize=thread
 		say "== building in build-tsan =="
-		build "$dir"
+		# shellcheck disable=SC2046
+		build "$dir" $(meson introspect --tests "$dir" | summary --programs "$dir" "" tsan)
 		test_build "$dir" tsan
 		;;
 	*) die "unknown build $name" ;;
 	esac
 done
 
-exec /usr/bin/python3 "$root/test/functional/results.py" "${results[@]}"
+[ ${#results[@]} -gt 0 ] || die "no test's name contains '$filter' in the builds $builds"
+summary "${results[@]}"

@@ -128,6 +128,14 @@ static int listen_unix(const struct address *address, int *fd, char *why, size_t
 
 /* ---- TCP ---- */
 
+static void set_port(struct sockaddr *address, in_port_t port)
+{
+	if (address->sa_family == AF_INET6)
+		((struct sockaddr_in6 *)address)->sin6_port = port;
+	else if (address->sa_family == AF_INET)
+		((struct sockaddr_in *)address)->sin_port = port;
+}
+
 static int bind_one(const struct addrinfo *info)
 {
 	int one = 1, error = 0;
@@ -173,11 +181,16 @@ static int listen_tcp(struct address *address, int *fds, char *why, size_t why_b
 		return refuse(-EADDRNOTAVAIL, why, why_bytes, "'%s' can not be resolved: %s",
 			      address->host, gai_strerror(failed));
 	for (info = list; info && count < ADDRESS_SOCKETS_MAX && !error; info = info->ai_next) {
+		/* where the kernel chose the port, all addresses of the name take the same */
+		set_port(info->ai_addr, htons(atoi(address->port)));
 		int fd = bind_one(info);
-		if (fd >= 0)
+		if (fd >= 0) {
 			fds[count++] = fd;
-		else if (fd != -EAFNOSUPPORT && (fd != -EADDRNOTAVAIL || !info->ai_next))
+			if (count == 1)
+				learn_port(fd, address);
+		} else if (fd != -EAFNOSUPPORT && (fd != -EADDRNOTAVAIL || !info->ai_next)) {
 			error = fd;
+		}
 	}
 	freeaddrinfo(list);
 	if (!error && !count)
@@ -188,7 +201,6 @@ static int listen_tcp(struct address *address, int *fds, char *why, size_t why_b
 		return refuse(error, why, why_bytes, "port %s of %s can not be bound: %s",
 			      address->port, address->host, strerror(-error));
 	}
-	learn_port(fds[0], address);
 	return count;
 }
 

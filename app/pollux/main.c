@@ -32,6 +32,7 @@ enum {
 	BUFFERS_DEFAULT_BYTES = 64 << 20, /* of a core */
 	BUFFERS_MIN_BYTES = 4 << 20,
 	RPC_TABLES_MAX = 32,
+	DESCRIPTORS_MIN = 64,
 };
 
 static struct options options;
@@ -86,7 +87,7 @@ static void fail(const char *why)
 static void fail_spec(const struct spec *spec, const char *why)
 {
 	char line[1024];
-	if (!strncmp(why, "'", 1) && strstr(why, spec->text))
+	if (strstr(why, spec->path ? spec->path : spec->text))
 		snprintf(line, sizeof(line), "%s", why);
 	else
 		snprintf(line, sizeof(line), "'%s': %s", spec->text, why);
@@ -198,13 +199,15 @@ static void create_next(void)
 
 /* ---- Start ---- */
 
-static void raise_descriptor_limit(void)
+/* False: so few that not even EAL could start. */
+static bool raise_descriptor_limit(void)
 {
 	struct rlimit limit;
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return true;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	return limit.rlim_max >= DESCRIPTORS_MIN;
 }
 
 static int start_reactors(char *why, size_t why_bytes)
@@ -273,7 +276,11 @@ int main(int argc, char **argv)
 	case OPTIONS_RUN:
 		break;
 	}
-	raise_descriptor_limit();
+	if (!raise_descriptor_limit()) {
+		fprintf(stderr, "pollux: at least %d file descriptors are needed (ulimit -Hn)\n",
+			DESCRIPTORS_MIN);
+		return 1;
+	}
 	framework_shutdown_timeout_ms = options.shutdown_timeout_ms;
 	if (block_signals() || start(why, sizeof(why))) {
 		fprintf(stderr, "pollux: %s\n", why);

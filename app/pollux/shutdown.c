@@ -51,7 +51,7 @@ static void wait_for_clients(struct control_timer *timer)
 	for (export = export_first(); export; export = next) {
 		next = export_next(export);
 		if (export->state == EXPORT_READY)
-			export_delete(export, false, NULL, NULL);
+			export_delete(export, false, EXPORT_DRAIN_MS, NULL, NULL);
 	}
 	if (export_count() || atomic_load(&nbd_connection_count))
 		control_arm_timer(timer, 1000);
@@ -64,7 +64,7 @@ static void finish_here(void *arg)
 	struct connection *conn, *next;
 	for (conn = TAILQ_FIRST(&nbd_core_here()->connections); conn; conn = next) {
 		next = TAILQ_NEXT(conn, link);
-		connection_finish(conn, "the server ends");
+		connection_drain(conn, "the server ends");
 	}
 }
 

@@ -25,12 +25,12 @@
 #include "bdev/malloc/map.h"
 #include "reactor/control.h"
 
-#define GROWTH_MOST_BYTES                                                                          \
-	(1ull << 40) /* address space kept behind a bdev for growing: at most,                     \
-		      */
-enum { GROWTH_LEAST_BYTES = 1 << 30, GROWTH_FACTOR = 15 }; /* at least, and that often its size */
-#define EXTENTS_MOST_BYTES                                                                         \
-	(16ull << 30) /* of a map that is read for one EXTENTS: 512 KiB of bits */
+/* Address space kept behind a bdev for growing: so often its size, within these bounds. */
+#define GROWTH_MOST_BYTES (1ull << 40)
+enum { GROWTH_FACTOR = 15, GROWTH_LEAST_BYTES = 1 << 30 };
+
+/* Of a map that is read for one EXTENTS: 512 KiB of bits. */
+#define EXTENTS_MOST_BYTES (16ull << 30)
 
 struct malloc_disk {
 	struct bdev bdev;
@@ -63,55 +63,61 @@ static struct malloc_channel *channel_of(struct bdev_channel *ch)
 
 /* ---- READ and WRITE ---- */
 
-static void lend(struct malloc_channel *mc, struct bdev_io *io, bool used)
+static bool wants_loan(const struct bdev_io *io)
 {
-	/* the driver's memory is lent for reading only: an iovec cannot say so */
-	void *zeros = (void *)(uintptr_t)mc->map->zeros;
-	io->lent[0].iov_base = used ? mc->map->base + io->offset : zeros;
-	io->lent[0].iov_len = io->length;
-	io->iov = io->lent;
-	io->iovcnt = 1;
+	return io->op == BDEV_READ && io->flags & BDEV_LEND && !io->iovcnt && io->length;
 }
 
-static void read_out(struct malloc_channel *mc, struct bdev_io *io, bool used)
+static inline void lend(const struct malloc_map *map, struct bdev_io *io)
 {
-	const uint8_t *from = mc->map->base + io->offset;
-	for (unsigned i = 0; i < io->iovcnt; i++) {
+	/* lent for reading only: an iovec cannot say so */
+	uint8_t *memory = (uint8_t *)(uintptr_t)map->zeros;
+	bool used = malloc_map_any(map, io->offset, io->length);
+	if (!used && io->flags & BDEV_SPARSE) {
+		io->flags |= BDEV_ZEROES;
+		bdev_io_complete(io, 0);
+		return;
+	}
+	if (used || unlikely(io->length > REGION_ZEROS_BYTES))
+		memory = map->base + io->offset;
+	io->lent[0] = (struct iovec){memory, io->length};
+	io->iov = io->lent;
+	io->iovcnt = 1;
+	bdev_io_complete(io, 0);
+}
+
+static never_inline void read_out(const struct malloc_map *map, struct bdev_io *io)
+{
+	const uint8_t *from = map->base + io->offset;
+	bool used = malloc_map_any(map, io->offset, io->length);
+	bool told = !used && io->flags & BDEV_SPARSE;
+	if (told)
+		io->flags |= BDEV_ZEROES;
+	for (unsigned i = 0; i < io->iovcnt && !told; i++) {
 		if (used)
 			memcpy(io->iov[i].iov_base, from, io->iov[i].iov_len);
 		else
 			memset(io->iov[i].iov_base, 0, io->iov[i].iov_len);
 		from += io->iov[i].iov_len;
 	}
-}
-
-static void submit_read(struct malloc_channel *mc, struct bdev_io *io)
-{
-	bool used = malloc_map_any(mc->map, io->offset, io->length);
-	if (!used && io->flags & BDEV_SPARSE)
-		io->flags |= BDEV_ZEROES;
-	else if (likely(io->flags & BDEV_LEND && !io->iovcnt))
-		lend(mc, io, used || io->length > REGION_ZEROS_BYTES);
-	else
-		read_out(mc, io, used);
 	bdev_io_complete(io, 0);
 }
 
-static void submit_write(struct malloc_channel *mc, struct bdev_io *io)
+static never_inline void write_in(struct malloc_map *map, struct bdev_io *io)
 {
-	uint8_t *to = mc->map->base + io->offset;
-	for (unsigned i = 0; i < io->iovcnt; i++) {
-		memcpy(to, io->iov[i].iov_base, io->iov[i].iov_len);
-		to += io->iov[i].iov_len;
+	const struct iovec *iov = io->iov, *end = iov + io->iovcnt;
+	uint8_t *to = map->base + io->offset;
+	for (; iov < end; iov++) {
+		memcpy(to, iov->iov_base, iov->iov_len);
+		to += iov->iov_len;
 	}
-	malloc_map_mark(mc->map, io->offset, io->length);
+	malloc_map_mark(map, io->offset, io->length);
 	bdev_io_complete(io, 0);
 }
 
 /* ---- TRIM and WRITE_ZEROES ---- */
 
-/* True when all of it is done. A request that was in flight while the bdev shrank ends at its end.
- */
+/* True when all of it is done. One that was in flight while the bdev shrank stops at its end. */
 static bool zero_some(struct bdev_channel *ch, struct bdev_io *io, int64_t *budget_ns)
 {
 	struct malloc_io *mio = bdev_io_ctx(ch->bdev, io);
@@ -145,8 +151,9 @@ static bool zero_may_sleep(struct poller *poller)
 	return false; /* registered only while there is something to do */
 }
 
-static void submit_zero(struct bdev_channel *ch, struct malloc_channel *mc, struct bdev_io *io)
+static never_inline void submit_zero(struct bdev_channel *ch, struct bdev_io *io)
 {
+	struct malloc_channel *mc = channel_of(ch);
 	struct malloc_io *mio = bdev_io_ctx(ch->bdev, io);
 	if (mc->pass != ch->reactor->now) {
 		mc->pass = ch->reactor->now;
@@ -165,62 +172,52 @@ static void submit_zero(struct bdev_channel *ch, struct malloc_channel *mc, stru
 /* ---- EXTENTS ---- */
 
 /* What is looked at for one request is bounded, so that the core is not held for long. */
-static int tell_extents(const struct malloc_channel *mc, struct bdev_io *io)
+static never_inline void tell_extents(const struct malloc_map *map, struct bdev_io *io)
 {
 	uint64_t at = io->offset;
 	uint64_t end = at + MIN_OF(io->length, (uint64_t)EXTENTS_MOST_BYTES);
+	bool room = true;
 	io->extents = 0;
-	if (io->context)
-		return -EINVAL;
-	while (at < end) {
+	while (at < end && room && !io->context) {
 		bool hole;
-		uint64_t stop = malloc_map_run(mc->map, at, end, &hole);
-		if (!bdev_extents_add(io, stop - at,
-				      hole ? BDEV_EXTENT_HOLE | BDEV_EXTENT_ZERO : 0))
-			break;
+		uint64_t stop = malloc_map_run(map, at, end, &hole);
+		room = bdev_extents_add(io, stop - at,
+					hole ? BDEV_EXTENT_HOLE | BDEV_EXTENT_ZERO : 0);
 		at = stop;
 	}
-	return 0;
+	bdev_io_complete(io, io->context ? -EINVAL : 0);
 }
 
-/* Out of line: READ and WRITE shall not pay for its registers, nor for a jump through a table. */
-__attribute__((noinline)) static void submit_other(struct bdev_channel *ch,
-						   struct malloc_channel *mc, struct bdev_io *io)
+static void submit_one(struct bdev_channel *ch, struct bdev_io *io)
 {
-	switch (io->op) {
-	case BDEV_TRIM:
-	case BDEV_WRITE_ZEROES:
-		submit_zero(ch, mc, io);
-		break;
-	case BDEV_FLUSH: /* nothing outlives the process */
+	struct malloc_map *map = channel_of(ch)->map;
+	if (unlikely(!io->length)) /* FLUSH, too: nothing outlives the process */
 		bdev_io_complete(io, 0);
-		break;
-	case BDEV_EXTENTS:
-		bdev_io_complete(io, tell_extents(mc, io));
-		break;
-	default:
-		bdev_io_complete(io, -EOPNOTSUPP);
-		break;
-	}
-}
-
-static void submit_one(struct bdev_channel *ch, struct malloc_channel *mc, struct bdev_io *io)
-{
-	if (unlikely(!io->length))
-		bdev_io_complete(io, 0);
-	else if (io->op == BDEV_READ)
-		submit_read(mc, io);
 	else if (io->op == BDEV_WRITE)
-		submit_write(mc, io);
+		write_in(map, io);
+	else if (wants_loan(io))
+		lend(map, io);
+	else if (io->op == BDEV_READ)
+		read_out(map, io);
+	else if (io->op == BDEV_TRIM || io->op == BDEV_WRITE_ZEROES)
+		submit_zero(ch, io);
+	else if (io->op == BDEV_EXTENTS)
+		tell_extents(map, io);
 	else
-		submit_other(ch, mc, io);
+		bdev_io_complete(io, io->op == BDEV_FLUSH ? 0 : -EOPNOTSUPP);
 }
 
 static void malloc_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 {
-	struct malloc_channel *mc = channel_of(ch);
+	if (likely(n == 1)) {
+		if (likely(wants_loan(ios[0])))
+			lend(channel_of(ch)->map, ios[0]);
+		else
+			submit_one(ch, ios[0]);
+		return;
+	}
 	for (unsigned i = 0; i < n; i++)
-		submit_one(ch, mc, ios[i]);
+		submit_one(ch, ios[i]);
 }
 
 static int malloc_channel_open(struct bdev_channel *ch)

@@ -3,20 +3,24 @@
  * malloc_map: the memory of a malloc bdev and which of it is in use. Any thread, several at once.
  *
  * The promise: a block whose bit is clear holds zeros, unless a giver that cleared it is still at
- * work. No lock guards it, only an order.
- * - A writer copies, then looks at the bits, and sets those that are clear.
- * - A giver counts itself in `giving`, clears bits, then drops the pages (MADV_DONTNEED), and
- * counts itself out. Only requests in flight together on the same bytes can meet here, and these
- * may end in either order: a giver gives whole blocks that lie in its own range, so a neighbour's
- * bytes are never in its hands. What must not come out is data that stays in a block whose bit is
- * clear: it would come and go with how a READ looks at it. It cannot:
- * - The writer looked before the bit was cleared, and leaves it alone. Its stores came before its
- *   look, so they went to the page that the giver drops: MADV_DONTNEED returns when no core can
- *   reach that page any more, nor has a store to it under way.
- * - The writer looks after the clearing: it sets the bit. Should the page be dropped later, the
- * block is in use and holds zeros, which is merely less than it could have been. Who finds a bit
- * clear and wants zeros has nothing to do, unless a giver is at work (`giving`): then the zeros may
- * still be to come, and it zeroes by itself.
+ * work. No lock guards it, only an order. A writer copies, then looks at the bits, and sets those
+ * that are clear. A giver counts itself in `giving`, clears bits, then drops the pages
+ * (MADV_DONTNEED), and counts itself out.
+ *
+ * Only requests in flight together on the same bytes can meet here, and these may end in either
+ * order: a giver gives whole blocks that lie in its own range, so a neighbour's bytes are never in
+ * its hands. What must not come out is data that stays in a block whose bit is clear: it would come
+ * and go with how a READ looks at it. It cannot:
+ *
+ * If the writer looked before the bit was cleared, it leaves the bit alone. But its stores came
+ * before its look, so they went to the page that the giver drops: MADV_DONTNEED returns when no
+ * core can reach that page any more, nor has a store to it under way.
+ *
+ * If the writer looks after the clearing, it sets the bit. Should the page be dropped later, the
+ * block is in use and holds zeros, which is merely less than it could have been.
+ *
+ * Who finds a bit clear and wants zeros has nothing to do, unless a giver is at work (`giving`):
+ * then the zeros may still be to come, and it zeroes by itself.
  *
  * Explicit huge pages are not given back: all pages of such a region were reserved for it when it
  * was mapped, so that nobody else could use them - or, on kernels that forget the reservation then,

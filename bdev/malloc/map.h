@@ -42,8 +42,7 @@ struct malloc_map {
  */
 int malloc_map_init(struct malloc_map *map, uint64_t bytes, uint64_t most, int node);
 void malloc_map_fini(struct malloc_map *map);
-/* Makes `bytes` usable. -EFBIG: no address space left; -ENOMEM. Others may use the map meanwhile.
- */
+/* Makes `bytes` usable, others using the map meanwhile. -EFBIG: no address space left; -ENOMEM. */
 int malloc_map_grow(struct malloc_map *map, uint64_t bytes);
 
 bool malloc_map_any_slow(const struct malloc_map *map, uint64_t first, uint64_t last);

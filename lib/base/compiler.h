@@ -5,11 +5,12 @@
 
 #include <stddef.h>
 
-#define likely(x)	__builtin_expect(!!(x), 1)
-#define unlikely(x)	__builtin_expect(!!(x), 0)
+#define likely(x)	 __builtin_expect(!!(x), 1)
+#define unlikely(x)	 __builtin_expect(!!(x), 0)
+#define never_inline	 __attribute__((noinline))
 #define CACHE_LINE_BYTES 64
-#define cache_aligned	__attribute__((aligned(CACHE_LINE_BYTES)))
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define cache_aligned	 __attribute__((aligned(CACHE_LINE_BYTES)))
+#define COUNT_OF(array)	 (sizeof(array) / sizeof((array)[0]))
 #define MIN_OF(a, b)                                                                               \
 	({                                                                                         \
 		__typeof__(a) min_a_ = (a);                                                        \

@@ -34,8 +34,7 @@ struct buffers {
 int buffers_init(struct buffers *buffers, size_t bytes, int node);
 void buffers_fini(struct buffers *buffers);
 
-/* At least `bytes` (1 … BUFFER_MAX_BYTES), page aligned, content undefined; NULL if there is none.
- */
+/* At least `bytes` (1 … BUFFER_MAX_BYTES), page aligned, content undefined. NULL: none left. */
 void *buffers_get(struct buffers *buffers, size_t bytes);
 void buffers_put(struct buffers *buffers, void *buffer);
 

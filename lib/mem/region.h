@@ -20,8 +20,7 @@ enum {
 struct region {
 	void *base;    /* aligned to REGION_HUGE_BYTES */
 	size_t bytes;  /* what may be used */
-	size_t mapped; /* from `base` on: what may be used, and address space kept for region_grow()
-			*/
+	size_t mapped; /* from `base` on, with address space kept for region_grow() */
 	bool hugetlb;  /* explicit huge pages, all of them reserved: giving one back helps nobody */
 	int node;      /* REGION_ANY_NODE, or where the pages go by preference */
 };

@@ -508,6 +508,8 @@ enum nbd_event_kind nbd_parser_feed(struct nbd_parser *parser, const uint8_t *by
 
 void nbd_parser_skip(struct nbd_parser *parser, uint64_t count)
 {
+	if (parser->state != NBD_PS_DATA)
+		return;
 	parser->left -= count;
 	parser->offset += count;
 	if (!parser->left)

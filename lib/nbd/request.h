@@ -55,26 +55,23 @@ static inline size_t nbd_request_bytes(enum nbd_mode mode)
 static inline bool nbd_request_decode(const uint8_t *bytes, enum nbd_mode mode,
 				      struct nbd_command_request *request)
 {
+	/* both headers begin alike, and offset and cookie stand at the same places */
+	const struct nbd_request *compact = (const void *)bytes;
+	const struct nbd_extended_request *extended = (const void *)bytes;
+	uint64_t head = be64_get(*(const be64 *)bytes);
+
+	request->flags = head >> 16;
+	request->type = head;
+	request->cookie = compact->cookie.raw;
+	request->offset = be64_get(compact->offset);
 	if (unlikely(mode == NBD_MODE_EXTENDED)) {
-		const struct nbd_extended_request *wire = (const void *)bytes;
-
-		request->length = be64_get(wire->length);
-		request->offset = be64_get(wire->offset);
-		request->flags = be16_get(wire->flags);
-		request->type = be16_get(wire->type);
-		request->cookie = wire->cookie.raw;
+		request->length = be64_get(extended->length);
 		request->payload = request->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? request->length : 0;
-		return be32_get(wire->magic) == NBD_MAGIC_EXTENDED_REQUEST;
+		return head >> 32 == NBD_MAGIC_EXTENDED_REQUEST;
 	}
-	const struct nbd_request *wire = (const void *)bytes;
-
-	request->length = be32_get(wire->length);
-	request->offset = be64_get(wire->offset);
-	request->flags = be16_get(wire->flags);
-	request->type = be16_get(wire->type);
-	request->cookie = wire->cookie.raw;
+	request->length = be32_get(compact->length);
 	request->payload = request->type == NBD_CMD_WRITE ? request->length : 0;
-	return be32_get(wire->magic) == NBD_MAGIC_REQUEST;
+	return head >> 32 == NBD_MAGIC_REQUEST;
 }
 
 /* The whole of nbd_request_check(), for what its inline part does not pass. */

@@ -126,15 +126,15 @@ def environment():
 class Target:
     """One running pollux."""
 
-    def __init__(self, directory, specs=(), args=(), cores=None, tcp=False, rpc=True, env=None,
-                 wrap=(), listen=True, preexec=None):
+    def __init__(self, directory, specs=(), args=(), cores=None, tcp=False, port=None, rpc=True,
+                 env=None, wrap=(), listen=True, preexec=None):
         self.directory = directory
         self.log_path = os.path.join(directory, "log")
         self.rpc_path = os.path.join(directory, "rpc.sock") if rpc else None
         self.sock_path = os.path.join(directory, "nbd.sock")
         self.tcp = tcp
         self.listen = listen
-        self.port = None
+        self.port, self.fixed_port = port, port is not None
         self.address = None
         self.process = None
         self.pid = None
@@ -147,7 +147,8 @@ class Target:
 
     def command(self):
         if self.tcp:
-            self.port = free_port()
+            if not self.fixed_port:
+                self.port = free_port()
             self.address = ("tcp", "127.0.0.1", self.port)
             listen = ["-l", f"tcp://127.0.0.1:{self.port}"]
         else:

@@ -6,6 +6,7 @@ Sums up what meson's tests left in build directories; used by scripts/test.sh.
 usage: results.py DIRECTORY...           cases passed, failed and skipped; the exit status tells
        results.py --list NAME [SUITE...] names of the tests whose name contains NAME, from
                                          `meson introspect --tests` on standard input
+       results.py --programs DIRECTORY NAME [SUITE...] those tests' programs in a build directory
 A test that speaks TAP counts by its cases, any other as one. A test that fails without a failed case
 (a crash, a time-out, a wrong plan) counts as one failure more.
 """
@@ -84,17 +85,26 @@ def summarise(directories):
     return 1 if failed or not passed else 0
 
 
-def list_tests(part, suites):
+def chosen_tests(part, suites):
     for test in json.load(sys.stdin):
         labels = {suite.rpartition(":")[2] for suite in test["suite"]}
         if part in test["name"] and (not suites or labels & set(suites)):
+            yield test
+
+
+def main(arguments):
+    if not arguments:
+        sys.exit(__doc__)
+    if arguments[0] == "--list":
+        for test in chosen_tests(arguments[1], arguments[2:]):
             print(test["name"])
+    elif arguments[0] == "--programs":
+        for test in chosen_tests(arguments[2], arguments[3:]):
+            print(os.path.relpath(test["cmd"][0], arguments[1]))
+    else:
+        return summarise(arguments)
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    if sys.argv[1] == "--list":
-        sys.exit(list_tests(sys.argv[2] if len(sys.argv) > 2 else "", sys.argv[3:]))
-    sys.exit(summarise(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

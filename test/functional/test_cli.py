@@ -244,20 +244,13 @@ class Life(TargetTest):
         self.addCleanup(client.close)
         port = target.port
         target.stop()
-        again = self.start("malloc:1M", listen=False, args=["-l", f"tcp://127.0.0.1:{port}"])
-        with rawnbd.connect(("tcp", "127.0.0.1", port)) as other:
-            other.read(0, 512)
-        self.assertTrue(again.alive())
+        self.assert_serves(self.start("malloc:1M", tcp=True, port=port))
 
     def test_killed_and_restarted_at_once(self):
         target = self.start("malloc:1M", tcp=True)
         target.checked = True
         target.kill()
-        again = self.start("malloc:1M", listen=False,
-                           args=["-l", f"tcp://127.0.0.1:{target.port}"])
-        with rawnbd.connect(("tcp", "127.0.0.1", target.port)) as other:
-            other.read(0, 512)
-        self.assertTrue(again.alive())
+        self.assert_serves(self.start("malloc:1M", tcp=True, port=target.port))
 
     def test_signals(self):
         for number in (signal.SIGTERM, signal.SIGINT):

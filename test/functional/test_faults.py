@@ -189,7 +189,8 @@ class Stuck(FaultTest):
     def test_client_leaves(self):
         """The client goes while its requests are stuck; everything is freed when they end."""
         self.export()
-        self.inject("all", "pending", num=8)
+        for kind in ("read", "write"):
+            self.inject(kind, "pending", num=4)
         client = self.target.connect("e")
         for number in range(8):
             client.request(CMD_READ if number % 2 else CMD_WRITE, 4096 * number, 4096,

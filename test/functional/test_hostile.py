@@ -86,7 +86,7 @@ class Vanishing(MatrixTest):
                 pass
             if number % 2:
                 try:
-                    client.receive(rng.randrange(1, 100))
+                    client.receive(rng.randrange(1, 16))
                 except Closed:
                     pass
             self.gone(client, ("close", "reset", "half")[number % 3])
@@ -152,7 +152,9 @@ class Stalling(MatrixTest):
 
     def setUp(self):
         super().setUp()
-        self.target = self.serve(SIZE)
+        # a client that holds memory which others wait for may be cut off, here after a second
+        patience = "1000" if "many" in self.id() else "10000"
+        self.target = self.serve(SIZE, args=["--stall-timeout", patience])
 
     def served(self, client, seconds=20):
         """A neighbour's round of requests, in reasonable time."""
@@ -172,7 +174,9 @@ class Stalling(MatrixTest):
             self.addCleanup(lazy.close)
             cookies = {lazy.request(CMD_READ, 0, MIB) for _ in range(64)}
             for _ in range(3):
+                began = time.monotonic()
                 self.served_beside(working)
+                self.assertLess(time.monotonic() - began, 5, "one lazy client holds up another")
             for _ in range(64):
                 cookie, error, data = lazy.reply()
                 cookies.remove(cookie)
@@ -197,7 +201,7 @@ class Stalling(MatrixTest):
                                  for cookie in range(16)))
             lazy.append(client)
         with self.target.connect(timeout=60) as working:
-            self.served(working, 40)
+            self.served(working)
         if not SANITIZED:
             self.assertLess(self.target.rss() - before, 512 * MIB)
         for client in lazy:
@@ -221,8 +225,7 @@ class Stalling(MatrixTest):
                 self.served(working, 40)
         if not SANITIZED:
             self.assertLess(self.target.rss() - before, 512 * MIB)
-        # one of them goes on and gets its answer
-        client = stalled.pop()
+        # and somebody who writes as much, but does not stall, gets his answer
         sent = 0
         with self.target.connect(timeout=60) as client:
             client.send(request_bytes(CMD_WRITE, 16 * MIB, 32 * MIB, cookie=77))
@@ -297,8 +300,9 @@ class Crowds(harness.TargetTest):
             if number == 100:
                 self.wait_idle(target)
                 fds = target.fds()
+        # some may not even have been accepted yet
+        harness.wait_for(lambda: target.fds() <= fds, 20, "descriptors to be given back")
         self.wait_idle(target)
-        self.assertLessEqual(target.fds(), fds)
         self.assert_serves(target)
 
     def test_200_at_once(self):

@@ -17,9 +17,29 @@
 
 enum { READ_PARTS_AHEAD = 3 /* of one large READ, submitted or waiting for their turn */ };
 
-static bool is_large(const struct request *request)
+/*
+ * The fewer buffers are left, the less a connection may hold: a client that asks for much and takes
+ * no replies must not use up what the others need.
+ */
+static uint64_t part_bytes(const struct connection *conn)
 {
-	return request->length > BDEV_IO_MAX_BYTES;
+	const struct buffers *buffers = &conn->core->reactor->buffers;
+	if (likely(conn->lends || buffers->free_bytes >= buffers->total_bytes / 2))
+		return BDEV_IO_MAX_BYTES;
+	return buffers->free_bytes >= buffers->total_bytes / 4 ? 256 << 10 : 64 << 10;
+}
+
+uint64_t command_share_bytes(const struct buffers *buffers)
+{
+	if (likely(buffers->free_bytes >= buffers->total_bytes / 2))
+		return buffers->total_bytes / 8;
+	return buffers->free_bytes >= buffers->total_bytes / 4 ? 1 << 20 : 128 << 10;
+}
+
+static bool is_large(const struct connection *conn, const struct request *request)
+{
+	uint64_t most = request->flags & NBD_CMD_FLAG_DF ? BDEV_IO_MAX_BYTES : part_bytes(conn);
+	return request->length > most;
 }
 
 static uint8_t flags_of(uint16_t nbd_flags)
@@ -44,8 +64,9 @@ static inline struct request *take_slot(struct connection *conn)
 	request->home = conn->core->reactor;
 	request->storage = conn->storage;
 	request->buffer = NULL;
+	request->reserved = 0;
 	request->parent = NULL;
-	request->answered = false;
+	request->answered = request->aborted = false;
 	request->status = 0;
 	request->io.iov = request->iov;
 	request->io.iovcnt = 0;
@@ -76,9 +97,14 @@ static inline bool give_destination(struct connection *conn, struct request *req
 {
 	if (likely(conn->lends))
 		return true;
-	request->buffer = buffers_get(&conn->core->reactor->buffers, length);
+	struct buffers *buffers = &conn->core->reactor->buffers;
+	if (unlikely(conn->held_bytes && conn->held_bytes + length > command_share_bytes(buffers)))
+		return false;
+	request->buffer = buffers_get(buffers, length);
 	if (unlikely(!request->buffer))
 		return false;
+	request->reserved = length;
+	conn->held_bytes += length;
 	request->iov[0] = (struct iovec){request->buffer, length};
 	request->io.iovcnt = 1;
 	return true;
@@ -86,7 +112,7 @@ static inline bool give_destination(struct connection *conn, struct request *req
 
 static bool begin_read(struct connection *conn, struct request *request)
 {
-	if (unlikely(is_large(request))) {
+	if (unlikely(is_large(conn, request))) {
 		request->at = request->emitted = 0;
 		request->parts = 0;
 		request->parts_first = NULL;
@@ -140,6 +166,10 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 		connection_finish(conn, NULL);
 		return true;
 	}
+	if (unlikely(conn->draining)) {
+		error = NBD_ESHUTDOWN;
+		message = "the export or the server is being shut down";
+	}
 	if (likely(!error) &&
 	    unlikely(wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES)) {
 		error = NBD_EOVERFLOW;
@@ -182,6 +212,7 @@ static void wait_for_buffer(struct connection *conn, struct request *request)
 {
 	conn->inflight--;
 	conn->stats->inflight--;
+	conn->busy--;
 	conn->requests--;
 	request_put(&conn->core->requests, request);
 	connection_block(conn);
@@ -189,6 +220,7 @@ static void wait_for_buffer(struct connection *conn, struct request *request)
 
 bool command_begin(struct connection *conn, const uint8_t *header)
 {
+	reactor_assert_owner(conn->core->reactor);
 	struct nbd_command_request wire;
 	if (unlikely(!nbd_request_decode(header, conn->limits.mode, &wire))) {
 		connection_kill(conn, "a request with a wrong magic");
@@ -211,6 +243,7 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 	request->started = conn->core->reactor->now;
 	conn->inflight++;
 	conn->stats->inflight++;
+	conn->busy++;
 	if (likely(wire.type == NBD_CMD_READ)) {
 		if (likely(begin_read(conn, request)))
 			return true;
@@ -234,6 +267,17 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 
 static void part_done(struct request *part);
 
+/*
+ * No further part is wanted: nobody takes it, the time-out has answered it, or - in simple mode,
+ * where an error can only stand alone - one part has failed. Elsewhere each part tells its own
+ * error.
+ */
+static bool is_given_up(const struct connection *conn, const struct request *read)
+{
+	return conn->mute || read->answered ||
+	       (conn->limits.mode == NBD_MODE_SIMPLE && read->status);
+}
+
 /* Hands the parts that are ready to the client's queue, in order. True when the READ is over. */
 static bool emit_parts(struct connection *conn, struct request *read)
 {
@@ -250,11 +294,10 @@ static bool emit_parts(struct connection *conn, struct request *read)
 			read->status = part->io.status;
 			if (simple && !first)
 				connection_kill(conn, "a READ failed after its reply had begun");
-			else if (!simple && conn->state != CONN_DEAD)
+			else if (!simple && !is_given_up(conn, read))
 				transmit_error_at(conn, read, part, last);
 		}
-		if (conn->state == CONN_DEAD || read->answered || part->io.status < 0 ||
-		    (simple && read->status)) {
+		if (part->io.status < 0 || is_given_up(conn, read)) {
 			connection_put_request(conn, part);
 			continue;
 		}
@@ -263,17 +306,15 @@ static bool emit_parts(struct connection *conn, struct request *read)
 	}
 	if (read->parts)
 		return false;
-	return read->emitted == read->length || conn->state == CONN_DEAD ||
-	       (simple && read->status);
+	return read->emitted == read->length || is_given_up(conn, read);
 }
 
 /* One part more is submitted. False: not now. */
 static bool submit_part(struct connection *conn, struct request *read)
 {
-	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || read->status ||
-	    conn->state == CONN_DEAD)
+	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || is_given_up(conn, read))
 		return false;
-	uint64_t length = MIN_OF(read->length - read->at, (uint64_t)BDEV_IO_MAX_BYTES);
+	uint64_t length = MIN_OF(read->length - read->at, part_bytes(conn));
 	struct request *part = take_slot(conn);
 	if (!part || !give_destination(conn, part, length)) {
 		if (part)
@@ -309,7 +350,7 @@ static void end_large_read(struct connection *conn, struct request *read)
 	 */
 	bool told = read->emitted &&
 		    !(conn->limits.mode == NBD_MODE_SIMPLE && read->status && !conn->big_exclusive);
-	if (told || conn->state == CONN_DEAD)
+	if (told || conn->mute || read->answered)
 		transmit_read_end(conn, read);
 	else
 		transmit_reply(conn, read);
@@ -437,6 +478,7 @@ static bool begin_part(struct connection *conn, size_t here)
 		}
 		part->parent = write;
 		part->type = NBD_CMD_WRITE;
+		part->started = write->started;
 	}
 	if (bytes > here) {
 		if (core->filling_bytes + bytes <= buffers->total_bytes / 2)

@@ -75,6 +75,7 @@ refuse:
 
 void connection_block(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->blocked)
 		return;
 	conn->blocked = true;
@@ -95,7 +96,7 @@ void connection_resume(struct connection *conn)
 	if (conn->state == CONN_DEAD)
 		return;
 	command_continue_read(conn);
-	if (!conn->blocked && conn->state != CONN_FINISHING)
+	if (!conn->blocked)
 		receive_resume(conn);
 }
 
@@ -151,8 +152,21 @@ static void cancel(struct connection *conn, struct uring_op *op)
 	uring_set_op(sqe, NULL);
 }
 
+void connection_drain(struct connection *conn, const char *reason)
+{
+	reactor_assert_owner(conn->core->reactor);
+	if (conn->state != CONN_TRANSMISSION) {
+		connection_finish(conn, reason);
+		return;
+	}
+	remember(conn, reason);
+	conn->draining = true;
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
 void connection_finish(struct connection *conn, const char *reason)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->state >= CONN_FINISHING)
 		return;
 	remember(conn, reason);
@@ -163,6 +177,8 @@ void connection_finish(struct connection *conn, const char *reason)
 		cancel(conn, &conn->receive_op); /* the rest of a WRITE that is not waited for */
 	if (conn->big || conn->big_first)
 		command_continue_read(conn);
+	/* a client that is blocked in sending must get to reading its replies */
+	receive_arm(conn);
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
@@ -179,10 +195,12 @@ static void abort_requests(struct timer *timer)
 
 void connection_kill(struct connection *conn, const char *reason)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->state == CONN_DEAD)
 		return;
 	remember(conn, reason);
 	conn->state = CONN_DEAD;
+	conn->mute = true;
 	if (conn->is_socket)
 		shutdown(conn->tx_fd, SHUT_RDWR);
 	else
@@ -242,6 +260,7 @@ static void connection_free(struct connection *conn)
 
 void connection_check(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	bool quiet = !conn->inflight && !conn->sending;
 	if (conn->state == CONN_FINISHING && quiet && !conn->batches && !conn->handshake_out_bytes)
 		linger(conn);
@@ -259,6 +278,26 @@ static bool is_stalled(const struct connection *conn, uint64_t now)
 		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
 }
 
+/* The driver has not ended the request in time, nor when asked to: its client learns that it
+ * failed. */
+static void answer_instead(struct connection *conn, struct request *request)
+{
+	struct request *whole = request->parent ? request->parent : request;
+	struct nbd_command_request wire = {
+		.cookie = whole->cookie,
+		.offset = whole->offset,
+		.type = whole->type,
+	};
+	if (whole->answered || conn->writing == whole || conn->mute)
+		return;
+	if (conn->big == whole && conn->big_exclusive) {
+		connection_kill(conn, "a READ timed out after its reply had begun");
+		return;
+	}
+	whole->answered = true;
+	transmit_error(conn, &wire, NBD_EIO, "the request timed out");
+}
+
 static void time_out_requests(struct nbd_core *core)
 {
 	struct request_pool *pool = &core->requests;
@@ -267,10 +306,13 @@ static void time_out_requests(struct nbd_core *core)
 		if (!request->in_bdev)
 			continue;
 		struct connection *conn = request->owner;
-		uint32_t limit_ms = conn->export ? conn->export->io_timeout_ms : 0;
-		if (limit_ms &&
-		    core->reactor->now - request->started > clock_us_to_ticks(limit_ms * 1000ull))
-			request_abort(request);
+		uint64_t limit = conn->export->io_timeout_ms * 1000;
+		if (!limit || core->reactor->now - request->submitted <= clock_us_to_ticks(limit))
+			continue;
+		if (request->aborted)
+			answer_instead(conn, request);
+		request->aborted = true;
+		request_abort(request);
 	}
 }
 

@@ -21,7 +21,7 @@
 enum connection_state {
 	CONN_HANDSHAKE,	   /* from accept; leaves by GO, EXPORT_NAME, an error or the time-out */
 	CONN_TRANSMISSION, /* requests; leaves by DISC, end of file, an error, or being drained */
-	CONN_FINISHING,	   /* reads nothing more; requests end and replies go out, then DEAD */
+	CONN_FINISHING,	   /* drops what comes; requests end and replies go out, then DEAD */
 	CONN_DEAD, /* the socket is shut down, replies are dropped; freed with the last user */
 };
 
@@ -59,10 +59,14 @@ struct connection {
 	bool starved;	  /* out of credits: goes on when replies have been sent */
 	bool sync_writes; /* payload may be written straight from the receive buffer */
 	bool lends;
-	uint8_t read_flags; /* enum bdev_io_flags, of each READ */
-	bool more_expected; /* the last receive left bytes in the socket */
-	uint32_t inflight;  /* requests not yet answered and sent */
-	uint32_t head_have; /* bytes of a header in `head` */
+	uint8_t read_flags;  /* enum bdev_io_flags, of each READ */
+	bool more_expected;  /* the last receive left bytes in the socket */
+	bool mute;	     /* replies are dropped: nobody is there to take them */
+	bool draining;	     /* new requests are refused; finishes when `busy` is 0 */
+	uint32_t busy;	     /* requests begun and not yet answered */
+	uint32_t held_bytes; /* of I/O buffers, by READs that are not yet sent */
+	uint32_t inflight;   /* requests not yet answered and sent */
+	uint32_t head_have;  /* bytes of a header in `head` */
 	uint8_t head[32];
 	uint64_t skip; /* payload bytes to drop */
 	/* the WRITE, or BLOCK_STATUS with a list of contexts, whose payload is arriving */
@@ -118,7 +122,9 @@ struct connection {
 /* A socket for this core; takes the descriptors over. NULL: no memory (they are closed). */
 struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
 				   const char *listener);
-/* Reads nothing more; ends when all is answered. */
+/* Refuses what still comes (ESHUTDOWN); finishes when what was begun has been answered. */
+void connection_drain(struct connection *conn, const char *reason);
+/* Drops what still comes; ends when all is answered and sent. */
 void connection_finish(struct connection *conn, const char *reason);
 /* Ends at once: replies are dropped. */
 void connection_kill(struct connection *conn, const char *reason);
@@ -158,6 +164,8 @@ void receive_resume(struct connection *conn);
 
 /* Begins what a request header asks for. False: nothing was done, no slot or buffer was there. */
 bool command_begin(struct connection *conn, const uint8_t *header);
+/* The I/O buffers that one connection may hold for replies. */
+uint64_t command_share_bytes(const struct buffers *buffers);
 /* Payload of conn->writing; returns how many bytes it took, 0 when it has to wait. */
 size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count);
 /* conn->filling has got all its bytes. */
@@ -202,14 +210,24 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* The client takes nothing any more; what it has sent before is still carried out. */
+void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */
 void transmit_drop(struct connection *conn);
+
+/* Gives back what the request holds, before its slot. */
+static inline void connection_release(struct connection *conn, struct request *request)
+{
+	conn->held_bytes -= request->reserved;
+	request->reserved = 0;
+	request_release(request);
+}
 
 /* The slot is over: gives back what it holds and the slot. */
 static inline void connection_put_request(struct connection *conn, struct request *request)
 {
 	struct nbd_core *core = conn->core;
-	request_release(request);
+	connection_release(conn, request);
 	request_put(&core->requests, request);
 	nbd_core_freed(core);
 }

@@ -232,7 +232,7 @@ void nbd_end_export_here(struct export *export)
 		if (export->kick)
 			connection_kill(conn, "its export is deleted");
 		else
-			connection_finish(conn, "its export is deleted");
+			connection_drain(conn, "its export is deleted");
 	}
 }
 

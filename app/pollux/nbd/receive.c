@@ -16,8 +16,8 @@ enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than anot
 
 void receive_arm(struct connection *conn)
 {
-	if (conn->receiving || conn->state == CONN_DEAD ||
-	    (conn->state == CONN_FINISHING && !conn->lingering))
+	reactor_assert_owner(conn->core->reactor);
+	if (conn->receiving || conn->state == CONN_DEAD || conn->end_of_file)
 		return;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	uint32_t left = conn->filling ? conn->filling_bytes - conn->filling_have : 0;
@@ -79,7 +79,8 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 		const uint8_t *head = bytes + taken;
 		if (unlikely(conn->head_have || left < head_bytes)) {
 			size_t n = MIN_OF(head_bytes - conn->head_have, left);
-			memcpy(conn->head + conn->head_have, head, n);
+			if (n)
+				memcpy(conn->head + conn->head_have, head, n);
 			conn->head_have += n;
 			taken += n;
 			if (conn->head_have < head_bytes)
@@ -141,6 +142,7 @@ void receive_take(struct connection *conn, const uint8_t *bytes, size_t count)
 /* Bytes kept back are tried again. */
 void receive_resume(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	conn->starved = false;
 	if (conn->spill) {
 		uint8_t *spill = conn->spill;

@@ -89,9 +89,9 @@ static void told(struct request *request)
 		request->status = add_chunk(conn, request);
 	request->parts &= request->parts - 1;
 	if (request->status) {
-		request_release(request);
+		connection_release(conn, request);
 		transmit_reply(conn, request);
-	} else if (request->parts && conn->state != CONN_DEAD) {
+	} else if (request->parts && !conn->mute) {
 		ask(request);
 	} else {
 		request->iov[0] = (struct iovec){request->buffer, request->at};
@@ -101,10 +101,17 @@ static void told(struct request *request)
 
 /* ---- Beginning ---- */
 
+static void *take_buffer(struct connection *conn, size_t bytes)
+{
+	struct buffers *buffers = &conn->core->reactor->buffers;
+	if (conn->held_bytes && conn->held_bytes + bytes > command_share_bytes(buffers))
+		return NULL;
+	return buffers_get(buffers, bytes);
+}
+
 /* The buffer, and how it is shared out. False: there is none. */
 static bool lay_out(struct connection *conn, struct request *request, unsigned contexts, bool one)
 {
-	struct buffers *buffers = &conn->core->reactor->buffers;
 	size_t head = nbd_reply_status_bytes(conn->limits.mode, 0);
 	size_t each = nbd_reply_status_bytes(conn->limits.mode, 1) - head;
 	/* what an extent takes: its place in the array, and one in the chunk of every context */
@@ -114,11 +121,13 @@ static bool lay_out(struct connection *conn, struct request *request, unsigned c
 	size_t fixed = contexts * head + alignof(max_align_t);
 	size_t bytes = MIN_OF(fixed + most * extent, (size_t)BUFFER_MAX_BYTES);
 	bytes = MAX_OF(bytes, (size_t)LEAST_BYTES);
-	while (!(request->buffer = buffers_get(buffers, bytes))) {
+	while (!(request->buffer = take_buffer(conn, bytes))) {
 		if (bytes == LEAST_BYTES)
 			return false;
 		bytes = MAX_OF(bytes / 4, (size_t)LEAST_BYTES); /* a short answer is one, too */
 	}
+	request->reserved = bytes;
+	conn->held_bytes += bytes;
 	most = MIN_OF(most, (bytes - fixed) / extent);
 	request->emitted = (bytes - most * sizeof(struct bdev_extent)) & -alignof(max_align_t);
 	request->at = 0;
@@ -146,9 +155,11 @@ static void refuse(struct connection *conn, struct request *request,
 	conn->writing = NULL;
 	conn->inflight--;
 	conn->stats->inflight--;
+	conn->busy--;
 	request_put(&conn->core->requests, request);
 	nbd_core_freed(conn->core);
 	transmit_error(conn, wire, error, message);
+	reactor_defer(conn->core->reactor, &conn->flush); /* it may have been the last */
 }
 
 size_t status_payload(struct connection *conn, const uint8_t *bytes, size_t count)

@@ -125,6 +125,10 @@ static void account(struct connection *conn, const struct request *request)
 	struct export_op_stats *stats = &conn->stats->op[op_of_type[request->type]];
 	uint64_t ticks = conn->core->reactor->now - request->started;
 	conn->stats->inflight--;
+	if (unlikely(--conn->busy == 0 && conn->draining))
+		reactor_defer(conn->core->reactor, &conn->flush);
+	if (unlikely(request->answered))
+		return; /* an error was told already, or nobody is there to be told */
 	stats->ops++;
 	stats->bytes += request->length;
 	stats->latency_ticks += ticks;
@@ -147,10 +151,10 @@ static size_t write_error(const struct connection *conn, uint8_t *out,
 }
 
 /* A READ of zeroes, which has no payload to send. Not in simple mode. */
-static size_t write_hole(const struct connection *conn, uint8_t *out, struct request *request)
+static size_t write_hole(struct connection *conn, uint8_t *out, struct request *request)
 {
 	struct nbd_reply_to to = reply_to(conn, request);
-	request_release(request); /* its buffer is not sent */
+	connection_release(conn, request); /* its buffer is not sent */
 	return nbd_reply_hole(out, &to, true, request->offset, request->length);
 }
 
@@ -190,8 +194,9 @@ static void append_reply(struct connection *conn, struct request *request)
 
 void transmit_reply(struct connection *conn, struct request *request)
 {
+	reactor_assert_owner(conn->core->reactor);
 	account(conn, request);
-	if (unlikely(conn->state == CONN_DEAD || request->answered)) {
+	if (unlikely(conn->mute || request->answered)) {
 		connection_put_request(conn, request);
 		connection_credit(conn, 1);
 		return;
@@ -209,7 +214,7 @@ void transmit_bytes(struct connection *conn, struct request *request)
 {
 	account(conn, request);
 	struct tx_batch *batch = NULL;
-	if (conn->state != CONN_DEAD && !request->answered)
+	if (!conn->mute && !request->answered)
 		batch = batch_with_room(conn, 0, 1);
 	if (!batch) {
 		connection_put_request(conn, request);
@@ -229,6 +234,8 @@ void transmit_error(struct connection *conn, const struct nbd_command_request *r
 		->op[request->type < COUNT_OF(op_of_type) ? op_of_type[request->type] : BDEV_FLUSH]
 		.errors++;
 	struct nbd_reply_to to = nbd_reply_to(request, conn->limits.mode);
+	if (unlikely(conn->mute))
+		return;
 	if (conn->big_exclusive) {
 		struct request *slot = request_get(&conn->core->requests);
 		if (!slot) {
@@ -274,7 +281,7 @@ void transmit_part(struct connection *conn, struct request *read, struct request
 	uint8_t *out = batch->headers + batch->header_bytes;
 	if (part->io.flags & BDEV_ZEROES) {
 		add_header(batch, nbd_reply_hole(out, &to, last, part->io.offset, part->io.length));
-		request_release(part);
+		connection_release(conn, part);
 	} else {
 		if (!simple || first)
 			add_header(batch, nbd_reply_data(out, &to, last, part->io.offset,
@@ -302,7 +309,7 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read)
 {
 	account(conn, read);
-	if (conn->state == CONN_DEAD || !conn->last_batch) {
+	if (conn->mute || !conn->last_batch) {
 		connection_put_request(conn, read);
 		connection_credit(conn, 1);
 	} else {
@@ -317,7 +324,7 @@ void transmit_read_end(struct connection *conn, struct request *read)
 	conn->held_last = &conn->held_first;
 	while (held) {
 		struct request *next = held->next;
-		if (conn->state == CONN_DEAD) {
+		if (conn->mute) {
 			connection_put_request(conn, held);
 			connection_credit(conn, 1);
 		} else {
@@ -347,6 +354,8 @@ static void submit(struct connection *conn)
 void transmit_run(struct deferred *deferred)
 {
 	struct connection *conn = container_of(deferred, struct connection, flush);
+	if (unlikely(conn->draining && !conn->busy))
+		connection_finish(conn, NULL);
 	if (unlikely(conn->state == CONN_DEAD || conn->handshake_out_bytes ||
 		     conn->handshake_sending)) {
 		if (conn->state != CONN_DEAD && !conn->sending)
@@ -413,11 +422,12 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		negotiate_sent(conn, result);
 		return;
 	}
-	bool failed = result < 0 && result != -EAGAIN && result != -EINTR;
-	if (unlikely(failed && conn->state != CONN_DEAD))
-		connection_kill(conn, strerror(-result)); /* leaves the batch that is being sent */
+	/* A client may send its last WRITEs and be gone: they count, though nobody takes the
+	 * replies. */
+	if (unlikely(result < 0 && result != -EAGAIN && result != -EINTR))
+		transmit_mute(conn); /* leaves the batch that is being sent */
 	conn->sending = false;
-	if (likely(conn->state != CONN_DEAD) &&
+	if (likely(!conn->mute) &&
 	    unlikely(!advance(&conn->batches->message, result < 0 ? 0 : result))) {
 		submit(conn);
 		return;
@@ -425,6 +435,15 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	pop_batch(conn);
 	if (conn->batches || unlikely(conn->state >= CONN_FINISHING))
 		reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+void transmit_mute(struct connection *conn)
+{
+	if (conn->mute)
+		return;
+	conn->mute = true;
+	transmit_drop(conn);
+	command_continue_read(conn);
 }
 
 void transmit_drop(struct connection *conn)

@@ -13,6 +13,8 @@
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
+enum { FLUSH_LATE_US = 5000000 };
+
 void (*export_end_here)(struct export *export);
 
 static TAILQ_HEAD(, export) exports = TAILQ_HEAD_INITIALIZER(exports);
@@ -164,6 +166,9 @@ static void channels_closed(void *arg, int error)
 struct last_flush {
 	struct bdev_io io;
 	struct export *export;
+	struct reactor *reactor;
+	struct control_timer late;
+	bool done; /* on the reactor */
 };
 
 static void flushed(void *arg)
@@ -173,13 +178,32 @@ static void flushed(void *arg)
 	if (flush->io.status < 0)
 		log_error("export", "'%s': the last flush has failed: %s", export->name,
 			  strerror(-flush->io.status));
-	free(flush);
+	control_disarm_timer(&flush->late);
+	/* behind an abort that may be on its way */
+	reactor_send(flush->reactor, free, flush);
 	bdev_close_channels(export->bdev, channels_closed, export);
 }
 
 static void flush_done(struct bdev_io *io)
 {
-	control_send(flushed, container_of(io, struct last_flush, io));
+	struct last_flush *flush = container_of(io, struct last_flush, io);
+	flush->done = true;
+	control_send(flushed, flush);
+}
+
+static void abort_flush_here(void *arg)
+{
+	struct last_flush *flush = arg;
+	if (!flush->done)
+		bdev_abort(bdev_channel_here(flush->export->bdev), &flush->io);
+}
+
+static void flush_late(struct control_timer *timer)
+{
+	struct last_flush *flush = container_of(timer, struct last_flush, late);
+	log_error("export", "'%s': the last flush is not answered", flush->export->name);
+	reactor_send(flush->reactor, abort_flush_here, flush);
+	control_arm_timer(timer, FLUSH_LATE_US);
 }
 
 static void flush_here(void *arg)
@@ -202,6 +226,9 @@ static void flush_and_close(struct export *export)
 	flush->io.done = flush_done;
 	for (unsigned i = 0; i < reactor_count; i++) {
 		if (reactors[i]->roles & REACTOR_STORAGE) {
+			flush->reactor = reactors[i];
+			flush->late.fire = flush_late;
+			control_arm_timer(&flush->late, FLUSH_LATE_US);
 			reactor_send(reactors[i], flush_here, flush);
 			return;
 		}
@@ -216,6 +243,7 @@ static void close_if_unused(void *arg)
 	    atomic_load(&export->connections))
 		return;
 	export->closing_channels = true;
+	control_disarm_timer(&export->drain);
 	flush_and_close(export);
 }
 
@@ -263,14 +291,39 @@ static void start_closing(struct export *export, bool kick)
 	control_for_each_reactor(0, nothing, start_ending, export);
 }
 
-int export_delete(struct export *export, bool kick,
+/* Draining takes too long. The call that began it is answered when all is freed. */
+static void kick_now(struct export *export)
+{
+	export->kick = true;
+	export_get(export); /* until the round is over */
+	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+}
+
+static void drained_too_long(struct control_timer *timer)
+{
+	struct export *export = container_of(timer, struct export, drain);
+	log_notice("export", "'%s': connections that are not drained are ended", export->name);
+	kick_now(export);
+}
+
+int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 		  void (*done)(void *arg, struct export *export, int error), void *arg)
 {
+	if (export->state == EXPORT_CLOSING && kick && !export->kick) {
+		kick_now(export);
+		if (done)
+			done(arg, NULL, 0);
+		return 0;
+	}
 	if (export->state != EXPORT_READY)
 		return -EBUSY;
 	export->done = done;
 	export->done_arg = arg;
 	start_closing(export, kick);
+	if (!kick) {
+		export->drain.fire = drained_too_long;
+		control_arm_timer(&export->drain, drain_ms * 1000ull);
+	}
 	return 0;
 }
 

@@ -7,10 +7,12 @@
 #define POLLUX_APP_TARGET_EXPORT_H
 
 #include "bdev/bdev.h"
+#include "reactor/control.h"
 
 enum {
 	EXPORT_NAME_MAX_BYTES = 4096,
 	EXPORT_DESCRIPTION_MAX_BYTES = 4096,
+	EXPORT_DRAIN_MS = 10000, /* of export_delete, unless told otherwise */
 };
 
 /* What a front end does with requests on an export, kept by the net core. */
@@ -50,6 +52,7 @@ struct export
 	bool told;   /* every net core has ended its connections, or is about to */
 	bool doomed; /* the bdev goes */
 	bool closing_channels;
+	struct control_timer drain;				   /* then what is left is kicked */
 	void (*done)(void *arg, struct export *export, int error); /* of create or delete */
 	void *done_arg;
 	TAILQ_ENTRY(export) link;
@@ -75,11 +78,12 @@ int export_create(const struct export_options *options,
 		  size_t why_bytes);
 
 /*
- * Takes it out of the table, ends its connections (kick: at once; else when what is in flight has
- * been answered) and closes it. done(arg, NULL, 0) when all is freed. -EBUSY: it is being deleted
- * already.
+ * Takes it out of the table, ends its connections (kick: at once; else after drain_ms, or when what
+ * is in flight has been answered) and closes it. done(arg, NULL, 0) when all is freed. -EBUSY: it
+ * is being opened or deleted already; but a second call with `kick` hurries a drain, and its own
+ * done() runs at once.
  */
-int export_delete(struct export *export, bool kick,
+int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 		  void (*done)(void *arg, struct export *export, int error), void *arg);
 
 struct export *export_find(const char *name);

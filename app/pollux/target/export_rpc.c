@@ -69,6 +69,7 @@ static void create(struct rpc_call *call, const void *params)
 struct delete_params {
 	const char *name;
 	const char *mode;
+	uint64_t drain_timeout_ms;
 };
 
 static const char *const modes[] = {"drain", "kick", NULL};
@@ -87,6 +88,13 @@ static const struct rpc_param delete_params[] = {
 	 .def = "\"drain\"",
 	 .help = "drain: answer what is in flight, then end the connections; kick: end them at "
 		 "once"},
+	{.name = "drain_timeout_ms",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct delete_params, drain_timeout_ms),
+	 .max = TIMEOUT_MAX_MS,
+	 .def = "10000",
+	 .unit = "ms",
+	 .help = "drain: connections that are not drained by then are kicked"},
 };
 
 static void deleted(void *arg, struct export *export, int error)
@@ -102,7 +110,8 @@ static void delete (struct rpc_call *call, const void *params)
 		rpc_param_error(call, "name", -ENODEV, "there is no export named '%s'", p->name);
 		return;
 	}
-	int error = export_delete(export, !strcmp(p->mode, "kick"), deleted, call);
+	int error =
+		export_delete(export, !strcmp(p->mode, "kick"), p->drain_timeout_ms, deleted, call);
 	if (error)
 		rpc_param_error(call, "name", error, "export '%s' is being opened or deleted",
 				p->name);
@@ -227,7 +236,8 @@ static const struct rpc_method methods[] = {
 	 .handler = get_exports,
 	 .result = "[{name, bdev, size_bytes, read_only, connections, …}]"},
 	{.name = "export_get_iostat",
-	 .help = "What clients did with the exports, from the request's arrival to its reply.",
+	 .help = "What clients did with the exports, from the request's arrival to its reply, "
+		 "at the resolution of a reactor's pass.",
 	 .params = get_params,
 	 .param_count = COUNT_OF(get_params),
 	 .params_bytes = sizeof(struct get_params),

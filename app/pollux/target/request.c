@@ -107,9 +107,7 @@ static void abort_at_storage(void *arg)
 	struct abort_call *call = arg;
 	struct request *request = call->request;
 	if (request->at_storage && request->generation == call->generation) {
-		struct bdev_channel *ch = request->io.ch;
-		if (ch->type->abort)
-			ch->type->abort(ch, &request->io);
+		bdev_abort(bdev_channel_here(request->bdev), &request->io);
 	}
 	free(call);
 }
@@ -119,9 +117,7 @@ void request_abort(struct request *request)
 	if (!request->in_bdev)
 		return;
 	if (request->storage == request->home) {
-		struct bdev_channel *ch = request->io.ch;
-		if (ch->type->abort)
-			ch->type->abort(ch, &request->io);
+		bdev_abort(bdev_channel_here(request->bdev), &request->io);
 		return;
 	}
 	struct abort_call *call = malloc(sizeof(*call));

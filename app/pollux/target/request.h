@@ -34,6 +34,8 @@ struct request {
 	uint64_t offset, length; /* of the whole request */
 	uint64_t at;		 /* progress in it */
 	uint64_t emitted;	 /* READ in parts: bytes handed to the client's queue */
+	uint64_t submitted;	 /* ticks: to the bdev */
+	uint32_t reserved;	 /* of the connection's share of the I/O buffers, bytes */
 	uint64_t started;	 /* ticks */
 	struct request *parts_first, **parts_last;
 	uint32_t parts;		/* submitted, not done */
@@ -43,6 +45,7 @@ struct request {
 	uint32_t generation; /* of the slot: counts its uses */
 	bool at_storage;     /* written by a storage core that is not home */
 	bool in_bdev;	     /* between submit and done */
+	bool aborted;	     /* timed out: the driver was asked to end it */
 	bool answered;	     /* timed out: the client has its error, the rest is dropped */
 	bool part_done;
 	bool last_part;
@@ -94,6 +97,7 @@ void request_io_done_local(struct bdev_io *io);
 static inline void request_submit(struct request *request)
 {
 	request->in_bdev = true;
+	request->submitted = request->home->now;
 	if (likely(request->storage == request->home)) {
 		request->io.done = request_io_done_local;
 		bdev_submit(bdev_channel_here(request->bdev), &request->io);

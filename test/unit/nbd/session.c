@@ -199,11 +199,8 @@ void session_query(struct session *session, uint32_t option, const char *name, u
 	va_end(queries);
 }
 
-/* Feeds in[0, first) in one go or in steps, then the rest. */
-static void feed(struct session *session, size_t first, size_t step)
+static void begin(struct session *session)
 {
-	size_t at = 0, end = first, taken;
-
 	nbd_handshake_fini(&session->hs);
 	session->out_length = session->out_read = 0;
 	session->upgrades = session->opened = 0;
@@ -211,6 +208,14 @@ static void feed(struct session *session, size_t first, size_t step)
 			   session->no_context_op ? &bare_ops : &fake_ops, session);
 	session->hs.shutting_down = session->shutting_down;
 	session->result = NBD_HANDSHAKE_MORE;
+}
+
+/* Feeds in[0, first) in one go or in steps, then the rest. */
+static void feed(struct session *session, size_t first, size_t step)
+{
+	size_t at = 0, end = first, taken;
+
+	begin(session);
 	while (session->result == NBD_HANDSHAKE_MORE && at < session->in_length) {
 		size_t part = MIN_OF(step, end - at);
 		/* a block of just this size, so that the sanitizer sees reads beyond it */
@@ -299,6 +304,14 @@ enum nbd_handshake_result session_run(struct session *session)
 		feed(session, cut, session->in_length);
 		check_same(session);
 	}
+	return session->result;
+}
+
+enum nbd_handshake_result session_feed_once(struct session *session)
+{
+	begin(session);
+	session->result =
+		nbd_handshake_feed(&session->hs, session->in, session->in_length, &session->taken);
 	return session->result;
 }
 

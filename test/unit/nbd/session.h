@@ -64,6 +64,8 @@ void session_query(struct session *session, uint32_t option, const char *name, u
 
 /* Feeds it all, in every way, and checks that all ways end alike. */
 enum nbd_handshake_result session_run(struct session *session);
+/* Feeds it all at once and only once, without an allocation of its own. */
+enum nbd_handshake_result session_feed_once(struct session *session);
 void session_fini(struct session *session);
 
 /* The next of the server's replies; fails the test if it is another one. */

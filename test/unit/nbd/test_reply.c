@@ -229,7 +229,7 @@ static uint32_t parse(const void *payload, size_t bytes, const struct nbd_limits
 		.type = NBD_CMD_BLOCK_STATUS,
 		.flags = bytes ? NBD_CMD_FLAG_PAYLOAD_LEN | NBD_CMD_FLAG_REQ_ONE : 0,
 	};
-	uint8_t *exact = malloc(bytes ? bytes : 1);
+	uint8_t *exact = calloc(1, bytes ? bytes : 1);
 	const char *message = NULL;
 	uint32_t error;
 

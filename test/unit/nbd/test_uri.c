@@ -150,6 +150,7 @@ static void test_wrong(void **state)
 		{"nbd://h:0/x", "port"},
 		{"nbd://h:65536/x", "port"},
 		{"nbd://h:99999999999999999999/x", "port"},
+		{"nbd://h:4294978105/x", "port"}, /* 10809 in 32 bits */
 		{"nbd://h:http/x", "port"},
 		{"nbd://h:-1/x", "port"},
 		{"nbd://[::1/x", "bracket"},

@@ -306,7 +306,7 @@ static void counts_per_channel(void **state)
 	assert_int_equal(json_array_size(list), CORES);
 	json_t *second = json_array_get(list, 1);
 	assert_int_equal(number(second, "thread_id"), 1);
-	assert_int_equal(number(second, "lcore"), 21);
+	assert_int_equal(number(second, "lcore"), 11);
 	assert_int_equal(number(second, "cpu"), 11);
 	assert_int_equal(number(second, "in_flight"), 2);
 	assert_int_equal(number(second, "num_read_ops"), 3);

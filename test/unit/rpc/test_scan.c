@@ -64,7 +64,7 @@ static void whole_values(void **state)
 		char text[256];
 		assert_scan(values[i], RPC_SCAN_DONE, strlen(values[i]));
 		/* what comes after it is not touched */
-		snprintf(text, sizeof(text), "%s}]garbage", values[i]);
+		snprintf(text, sizeof(text), "%s}]garbage", values[i] ? values[i] : "");
 		assert_scan(text, RPC_SCAN_DONE, strlen(values[i]));
 	}
 }
