@@ -292,7 +292,7 @@ static bool emit_parts(struct connection *conn, struct request *read)
 		read->emitted += part->length;
 		if (part->io.status < 0) {
 			read->status = part->io.status;
-			if (simple && !first)
+			if (simple && conn->big_exclusive)
 				connection_kill(conn, "a READ failed after its reply had begun");
 			else if (!simple && !is_given_up(conn, read))
 				transmit_error_at(conn, read, part, last);
