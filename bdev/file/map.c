@@ -141,31 +141,45 @@ static void walk(struct file_map *map, uint64_t end)
 		(void)walk_seek(map, end);
 }
 
-struct file_map *file_map_make(struct file *file, uint64_t offset, uint64_t size_bytes)
+/* From `begin` on, to the end of its window or of the file. */
+static struct file_map *make(struct file *file, uint64_t begin, uint64_t size_bytes)
 {
-	uint64_t end = ((offset >> file->window_shift) + 1) << file->window_shift;
-	size_t runs_bytes = FILE_MAP_RUNS_MAX * sizeof(struct file_run);
-	struct file_map *map = malloc(sizeof(*map) + runs_bytes), *smaller;
+	uint64_t window_end = ((begin >> file->window_shift) + 1) << file->window_shift;
+	uint64_t end = MIN_OF(window_end, size_bytes);
+	struct file_map *map = malloc(sizeof(*map) + FILE_MAP_RUNS_MAX * sizeof(struct file_run));
 	struct stat st;
 	if (!map)
 		return NULL;
 	memset(map, 0, sizeof(*map));
 	map->file = file;
 	map->refs = 1;
-	map->place = file_window_place(file, offset);
-	map->begin = map->end = offset;
+	map->place = file_window_place(file, begin);
+	map->begin = map->end = begin;
 	/* in this order: equal sums mean that there was a moment between with no write in flight */
 	uint64_t ended = writes_ended(file, map->place);
 	map->writes = writes_begun(file, map->place);
 	map->settled = ended == map->writes;
-	end = MIN_OF(end, size_bytes);
 	/* behind the end of a file that somebody has cut is nothing that reads as zeroes */
-	if (!fstat(file->fd, &st) && (uint64_t)st.st_size > offset)
+	if (!fstat(file->fd, &st) && (uint64_t)st.st_size > begin)
 		walk(map, MIN_OF(end, (uint64_t)st.st_size));
 	if (map->count < FILE_MAP_RUNS_MAX)
 		add(map, end, 0);
+	return map;
+}
+
+struct file_map *file_map_make(struct file *file, uint64_t offset, uint64_t size_bytes)
+{
+	uint64_t begin = offset >> file->window_shift << file->window_shift;
+	struct file_map *map = make(file, begin, size_bytes);
+	if (map && map->end <= offset) { /* too many runs before it */
+		free(map);
+		map = make(file, offset, size_bytes);
+	}
+	if (!map)
+		return NULL;
 	atomic_fetch_add(&file->maps_made, 1);
-	smaller = realloc(map, sizeof(*map) + map->count * sizeof(struct file_run));
+	struct file_map *smaller =
+		realloc(map, sizeof(*map) + map->count * sizeof(struct file_run));
 	return smaller ? smaller : map;
 }
 

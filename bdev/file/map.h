@@ -39,8 +39,8 @@ static inline unsigned file_window_place(const struct file *file, uint64_t offse
 }
 
 /*
- * Worker: a map from `offset` (before `size`) on, to the window's end at most, with one reference.
- * What can not be found out is told as data. NULL: no memory.
+ * Worker: a map that covers `offset` (before `size`), with one reference; of the whole window, if
+ * that has not too many runs. What can not be found out is told as data. NULL: no memory.
  */
 struct file_map *file_map_make(struct file *file, uint64_t offset, uint64_t size_bytes);
 

@@ -91,7 +91,7 @@ static void told(struct request *request)
 	if (request->status) {
 		connection_release(conn, request);
 		transmit_reply(conn, request);
-	} else if (request->parts && !conn->mute) {
+	} else if (request->parts && !conn->mute && !request->answered) {
 		ask(request);
 	} else {
 		request->iov[0] = (struct iovec){request->buffer, request->at};

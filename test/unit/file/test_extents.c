@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * test_extents: EXTENTS of a file, and the READs that its maps spare. The ring is the tests' own and
- * the file is a real one: what the driver asks of the ring is carried out when the test wants it,
- * and completed when it wants that; workers and messages run step by step. So a map can be made
+ * test_extents: EXTENTS of a file, and the READs that its maps spare. The ring is the tests' own
+ * and the file is a real one: what the driver asks of the ring is carried out when the test wants
+ * it, and completed when it wants that; workers and messages run step by step. So a map can be made
  * before, during and after any part of a write.
  */
 #include <errno.h>
@@ -360,8 +360,7 @@ static void read_of_a_hole_costs_nothing(void **state)
 		assert_int_equal(bytes[0] | bytes[2 * BLOCK - 1], 0);
 		assert_int_equal(bytes[2 * BLOCK], 77);
 		/* some of it data; over a window's end */
-		request_submit_buffer(&r, on.ch[core], BDEV_READ, BDEV_SPARSE, 0, bytes,
-				      9 * BLOCK);
+		request_submit_buffer(&r, on.ch[core], BDEV_READ, BDEV_SPARSE, 0, bytes, 9 * BLOCK);
 		assert_pending(&r);
 		finish_all();
 		request_submit_buffer(&r, on.ch[core], BDEV_READ, BDEV_SPARSE, WINDOW - BLOCK,
@@ -394,7 +393,8 @@ static void late_end(void)
 	assert_done(&late, 0);
 }
 
-/* Steps until the file's map has been made (1), or its result has come to the control thread (2). */
+/* Steps until the file's map has been made (1), or its result has come to the control thread (2).
+ */
 static void step_to_map(unsigned made)
 {
 	while (maps_made() < made)
@@ -605,7 +605,7 @@ int main(void)
 #define BOTH(test)                                                                                 \
 	{#test " (memory)", test, set_up_memory, tear_down, NULL},                                 \
 	{                                                                                          \
-#test " (here)", test, set_up_here, tear_down, NULL                                        \
+#test " (here)", test, set_up_here, tear_down, NULL                                \
 	}
 	const struct CMUnitTest tests[] = {
 		BOTH(known_changes_are_told),
