@@ -304,7 +304,9 @@ void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io)
 	struct align_channel *ac = ch->align;
 	io->align.held = false;
 	bool aligned = io->op == BDEV_FLUSH || align_is_aligned(ch->bdev, io);
-	if (!aligned && (io->op == BDEV_TRIM || io->op == BDEV_CACHE)) {
+	if (!aligned && io->op == BDEV_EXTENTS) {
+		aligned = true; /* any alignment will do */
+	} else if (!aligned && (io->op == BDEV_TRIM || io->op == BDEV_CACHE)) {
 		adjust(ch->bdev, io);
 		aligned = true;
 		if (!io->length) {

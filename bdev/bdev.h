@@ -29,6 +29,7 @@ enum bdev_op {
 	BDEV_TRIM,
 	BDEV_WRITE_ZEROES,
 	BDEV_CACHE,
+	BDEV_EXTENTS, /* what lies where: see struct bdev_extent */
 	BDEV_OPS,
 };
 
@@ -37,6 +38,16 @@ enum bdev_io_flags {
 	BDEV_NO_HOLE = 2,    /* WRITE_ZEROES: keep the space allocated */
 	BDEV_FAST_ZERO = 4,  /* WRITE_ZEROES: -ENOTSUP at once rather than slower than TRIM would be */
 	BDEV_LEND = 8,	     /* READ: the driver may answer with memory of its own */
+	/*
+	 * READ: where all of it is known to be zeroes, the driver may say BDEV_ZEROES in place of
+	 * providing them.
+	 */
+	BDEV_SPARSE = 16,
+	/*
+	 * Set by the driver, of a READ with BDEV_SPARSE only: it has read zeroes. The payload memory
+	 * is as it was; none is lent.
+	 */
+	BDEV_ZEROES = 32,
 };
 
 enum bdev_caps {
@@ -55,6 +66,13 @@ enum bdev_caps {
 	 */
 	BDEV_CAP_SYNC = 256,
 	BDEV_CAP_ROTATIONAL = 512,
+	BDEV_CAP_EXTENTS = 1024, /* EXTENTS is answered */
+};
+
+/* Of a bdev_extent in context 0. Both clear is always true. */
+enum bdev_extent_flags {
+	BDEV_EXTENT_HOLE = 1, /* takes no space: a WRITE may find none */
+	BDEV_EXTENT_ZERO = 2, /* reads as zeroes */
 };
 
 enum {
@@ -70,6 +88,23 @@ enum {
 struct bdev;
 struct bdev_channel;
 struct bdev_io;
+
+/*
+ * A run of bytes of one status; EXTENTS fills an array of them. The submitter gives the array as
+ * iov[0] (room for one extent at least, iovcnt 1) and the number of the metadata context that it
+ * asks about in `context`: 0 is the allocation, whose flags are enum bdev_extent_flags; what
+ * further ones mean is told by their names (bdev_context_name()). Offset and length (not 0) may
+ * have any alignment, whatever align_bytes is.
+ *
+ * On success io->extents (at least 1) of them lie one behind the other from io->offset on. They end
+ * where the range does, or earlier: where the array is full, or where looking further would take
+ * long. Neighbours differ in flags; no length is 0. They are true of some moment between submit and
+ * done(), each of its own. -EINVAL: there is no such context.
+ */
+struct bdev_extent {
+	uint64_t length; /* bytes */
+	uint32_t flags;
+};
 
 /*
  * One request. The submitter fills op, flags, offset, length, iov, iovcnt, done; the rest is the
@@ -91,6 +126,8 @@ struct bdev_io {
 	uint64_t started; /* ticks: reactor->now at submit */
 	struct iovec lent[BDEV_LENT_IOVS];
 	TAILQ_ENTRY(bdev_io) link; /* for the driver that holds the request: a waiting list */
+	uint32_t context;	   /* EXTENTS: which metadata context */
+	uint32_t extents;	   /* EXTENTS, in done(): how many were told */
 	struct {	      /* the alignment layer's, while it holds the request */
 		bool held;
 		struct hop hop;
@@ -117,7 +154,7 @@ struct bdev_type {
 	/*
 	 * (core) Takes n requests; each gets its done() exactly once, through bdev_io_complete(). Offset
 	 * and length are within the bdev and aligned to align_bytes (a length may also end at the bdev's
-	 * last byte); payload memory is aligned to mem_align_bytes.
+	 * last byte), but for EXTENTS; payload memory is aligned to mem_align_bytes.
 	 */
 	void (*submit)(struct bdev_channel *ch, struct bdev_io **ios, unsigned n);
 	/* (core) The lent memory of a READ is no longer used. May be NULL. */
@@ -136,6 +173,12 @@ struct bdev_type {
 	/* Changes the size; calls done(arg, 0 or -errno) once, here or later. May be NULL. */
 	void (*resize)(struct bdev *bdev, uint64_t size_bytes, void (*done)(void *arg, int error),
 		       void *arg);
+	/*
+	 * Any thread: the name of metadata context `index`, from 1 on; NULL past the last. The
+	 * string lives as long as the bdev. NULL: the allocation is all there is. With
+	 * BDEV_CAP_EXTENTS only.
+	 */
+	const char *(*context)(const struct bdev *bdev, unsigned index);
 	/* Adds driver_specific members for bdev_get_bdevs. May be NULL. */
 	void (*dump_info)(const struct bdev *bdev, json_t *object);
 	/* Adds members for bdev_get_iostat (durability counters, …). May be NULL. */
@@ -347,6 +390,37 @@ static inline void bdev_io_release(struct bdev_channel *ch, struct bdev_io *io)
 	if (ch->type->release)
 		ch->type->release(ch, io);
 	bdev_channel_leave(ch);
+}
+
+/* ---- Metadata contexts ---- */
+
+/* Any thread: the name of a metadata context as NBD clients know it; NULL past the last. */
+static inline const char *bdev_context_name(const struct bdev *bdev, unsigned index)
+{
+	if (!(bdev->caps & BDEV_CAP_EXTENTS))
+		return NULL;
+	if (!index)
+		return "base:allocation";
+	return bdev->type->context ? bdev->type->context(bdev, index) : NULL;
+}
+
+/*
+ * From a driver, in EXTENTS: tells the next run, merged with the one before where their flags are
+ * the same. io->extents was 0 before the first. False: there is no room for it.
+ */
+static inline bool bdev_extents_add(struct bdev_io *io, uint64_t length, uint32_t flags)
+{
+	struct bdev_extent *extents = io->iov[0].iov_base;
+	uint32_t count = io->extents;
+	if (count && extents[count - 1].flags == flags) {
+		extents[count - 1].length += length;
+		return true;
+	}
+	if (count >= io->iov[0].iov_len / sizeof(*extents))
+		return false;
+	extents[count] = (struct bdev_extent){length, flags};
+	io->extents = count + 1;
+	return true;
 }
 
 /* ---- Layers ---- */

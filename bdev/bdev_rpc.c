@@ -198,6 +198,8 @@ static const struct op_names {
 			       "max_write_zeroes_latency_ticks", "write_zeroes"},
 	[BDEV_CACHE] = {"bytes_cached", "num_cache_ops", "cache_latency_ticks",
 			"max_cache_latency_ticks", "cache"},
+	[BDEV_EXTENTS] = {NULL, "num_extents_ops", "extents_latency_ticks",
+			  "max_extents_latency_ticks", "extents"},
 };
 
 static void set_count(json_t *object, const char *key, uint64_t count)

@@ -109,6 +109,11 @@ void bdev_layer_release(struct bdev_channel *ch, struct bdev_io *io)
 	bdev_io_release(ch->base, io);
 }
 
+const char *bdev_layer_context(const struct bdev *bdev, unsigned index)
+{
+	return bdev_context_name(bdev->base, index);
+}
+
 void bdev_layer_abort_below(struct bdev_channel *ch, struct bdev_io *io)
 {
 	bdev_abort(ch->base, io);

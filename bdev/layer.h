@@ -47,6 +47,9 @@ int bdev_layer_channel_open(struct bdev_channel *ch);
 void bdev_layer_channel_close(struct bdev_channel *ch);
 void bdev_layer_release(struct bdev_channel *ch, struct bdev_io *io);
 
+/* type->context: those of the base. */
+const char *bdev_layer_context(const struct bdev *bdev, unsigned index);
+
 /* (core) Asks the base to end what it has of this request, or all that would wait for long. */
 void bdev_layer_abort_below(struct bdev_channel *ch, struct bdev_io *io);
 void bdev_layer_cancel_below(struct bdev_channel *ch);

@@ -130,8 +130,9 @@ static void base_done(struct bdev_io *io)
 	struct bdev_channel *ch = bdev_io_pop(io);
 	struct delay_channel *dc = channel_of(ch);
 	bool slow = one_in_a_hundred(dc);
-	unsigned class = io->op == BDEV_READ ? (slow ? BDEV_DELAY_P99_READ : BDEV_DELAY_AVG_READ)
-					     : (slow ? BDEV_DELAY_P99_WRITE : BDEV_DELAY_AVG_WRITE);
+	bool read = io->op == BDEV_READ || io->op == BDEV_EXTENTS;
+	unsigned class = read ? (slow ? BDEV_DELAY_P99_READ : BDEV_DELAY_AVG_READ)
+			      : (slow ? BDEV_DELAY_P99_WRITE : BDEV_DELAY_AVG_WRITE);
 	uint64_t us =
 		atomic_load_explicit(&disk_of(ch->bdev)->latency_us[class], memory_order_relaxed);
 	if (us && !dc->draining)
@@ -215,6 +216,7 @@ const struct bdev_type bdev_delay_type = {
 	.abort = delay_abort,
 	.cancel = delay_cancel,
 	.destroy = bdev_layer_destroy,
+	.context = bdev_layer_context,
 	.dump_info = delay_dump_info,
 };
 

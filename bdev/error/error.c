@@ -178,6 +178,8 @@ static void pass_corrupted(struct bdev_channel *ch, struct bdev_io *io, const st
 	eio->corrupt_value = atomic_load(&rule->corrupt_value);
 	if (eio->corrupt_offset >= io->length) { /* the rule changed under us */
 		eio->corrupt = false;
+	} else if (io->op == BDEV_READ) {
+		io->flags &= ~BDEV_SPARSE; /* there must be something to change */
 	} else if (io->op == BDEV_WRITE) {
 		int error = copy_corrupted(ch, io);
 		if (error) {
@@ -342,6 +344,7 @@ const struct bdev_type bdev_error_type = {
 	.abort = error_abort,
 	.cancel = error_cancel,
 	.destroy = bdev_layer_destroy,
+	.context = bdev_layer_context,
 	.dump_info = error_dump_info,
 };
 

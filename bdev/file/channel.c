@@ -65,6 +65,9 @@ int file_channel_open(struct bdev_channel *ch)
 	TAILQ_INIT(&fc->held);
 	TAILQ_INIT(&fc->syncing.running);
 	TAILQ_INIT(&fc->syncing.waiting);
+	int error = file_mapping_init(ch);
+	if (error)
+		return error;
 	struct uring *uring = &ch->reactor->uring;
 	bool direct = file->direct_fd >= 0;
 	add_target(&fc->body, uring, direct ? file->direct_fd : file->fd);
@@ -88,6 +91,7 @@ void file_channel_close(struct bdev_channel *ch)
 	if (fc->sync.fd != fc->body.fd)
 		remove_target(&fc->sync, uring);
 	remove_target(&fc->body, uring);
+	file_mapping_fini(fc);
 }
 
 void file_complete(struct file_io *fio, int status)
@@ -96,6 +100,8 @@ void file_complete(struct file_io *fio, int status)
 	fio->stage = FILE_FINISHED;
 	if (unlikely(status && fio->aborted))
 		status = -ETIMEDOUT;
+	if (file_is_write(fio->io) && fio->io->length)
+		file_write_ended(fc, fio->io);
 	/* before done(): it may be the last request of a channel that is being closed */
 	if (--fc->inflight == 0) {
 		fc->cancelling = false;
@@ -122,6 +128,8 @@ static void begin(struct file_channel *fc, struct file_io *fio)
 	struct bdev_io *io = fio->io;
 	fc->inflight++;
 	fio->stage = FILE_RING;
+	if (file_is_write(io) && io->length)
+		file_write_begins(fc, io);
 	int error = file_check(file_of(io->ch->bdev), fc, io);
 	if (unlikely(error || (!io->length && io->op != BDEV_FLUSH))) {
 		file_complete(fio, error);
@@ -129,6 +137,11 @@ static void begin(struct file_channel *fc, struct file_io *fio)
 	}
 	switch (io->op) {
 	case BDEV_READ:
+		if (unlikely(fc->mapping.count) && file_read_mapped_zeroes(fc, io)) {
+			file_complete(fio, 0);
+			break;
+		}
+		/* fall through */
 	case BDEV_WRITE:
 		file_start_rw(fio);
 		break;
@@ -141,6 +154,9 @@ static void begin(struct file_channel *fc, struct file_io *fio)
 		break;
 	case BDEV_CACHE:
 		file_start_cache(fio);
+		break;
+	case BDEV_EXTENTS:
+		file_start_extents(fio);
 		break;
 	default:
 		file_complete(fio, -EOPNOTSUPP);
@@ -176,6 +192,7 @@ void file_channel_resume(struct bdev_channel *ch)
 	fc->size = atomic_load(&file->bdev.size_bytes);
 	fc->direct_end = atomic_load(&file->direct_end);
 	fc->paused = false;
+	file_forget_maps(fc, file);
 	bool more = !TAILQ_EMPTY(&fc->held);
 	while (more) {
 		struct file_io *fio = TAILQ_FIRST(&fc->held);
@@ -207,6 +224,10 @@ void file_abort(struct bdev_channel *ch, struct bdev_io *io)
 	case FILE_SYNC_RUNNING:
 		file_abort_sync(fio);
 		break;
+	case FILE_MAP_WAITING:
+	case FILE_MAP_RUNNING:
+		file_abort_extents(fio);
+		break;
 	default:
 		break;
 	}
@@ -216,4 +237,5 @@ void file_cancel(struct bdev_channel *ch)
 {
 	struct file_channel *fc = file_channel(ch);
 	fc->cancelling = fc->inflight != 0;
+	file_cancel_extents(fc);
 }

@@ -171,18 +171,17 @@ static void closed(void *arg)
 	free_file(file);
 }
 
-void file_destroy_now(struct file *file)
+void file_destroy_idle(struct file *file)
 {
-	control_work(close_work, closed, file);
+	if (file->destroy_when_idle && !file->resize.active && !file->map_jobs)
+		control_work(close_work, closed, file);
 }
 
 static void destroy(struct bdev *bdev)
 {
 	struct file *file = file_of(bdev);
-	if (file->resize.active)
-		file->resize.destroy = true;
-	else
-		file_destroy_now(file);
+	file->destroy_when_idle = true;
+	file_destroy_idle(file);
 }
 
 static void dump_info(const struct bdev *bdev, json_t *object)
@@ -217,6 +216,7 @@ static void dump_stat(const struct bdev *bdev, json_t *object)
 	json_object_set_new(durability, "durable_writes", json_integer(durable_writes));
 	json_object_set_new(durability, "errors", json_integer(errors));
 	json_object_set_new(object, "durability", durability);
+	json_object_set_new(object, "maps_made", json_integer(atomic_load(&file->maps_made)));
 }
 
 const struct bdev_type bdev_file_type = {

@@ -91,13 +91,15 @@ static int sync_now(struct file *file, struct file_core *core)
 	return error ? error : atomic_load(&file->sync_error);
 }
 
-static int run(struct file *file, struct file_channel *fc, const struct bdev_io *io)
+static int run(struct file *file, struct file_channel *fc, struct bdev_io *io)
 {
 	int error = file_check(file, fc, io);
 	if (error || (!io->length && io->op != BDEV_FLUSH))
 		return error;
 	switch (io->op) {
 	case BDEV_READ:
+		if (unlikely(fc->mapping.count) && file_read_mapped_zeroes(fc, io))
+			return 0;
 		return move_all(io, file->fd);
 	case BDEV_WRITE:
 		error = move_all(io, file->fd);
@@ -117,9 +119,17 @@ static int run(struct file *file, struct file_channel *fc, const struct bdev_io 
 
 bool file_submit_inline(struct bdev_channel *ch, struct bdev_io *io)
 {
-	bool zeroing = io->op == BDEV_TRIM || io->op == BDEV_WRITE_ZEROES;
-	if (zeroing && io->length > FILE_INLINE_ZERO_BYTES)
+	struct file_channel *fc = file_channel(ch);
+	bool write = file_is_write(io) && io->length;
+	if (write && io->op != BDEV_WRITE && io->length > FILE_INLINE_ZERO_BYTES)
 		return false;
-	bdev_io_complete(io, run(file_of(ch->bdev), file_channel(ch), io));
+	if (io->op == BDEV_EXTENTS) /* a worker's */
+		return false;
+	if (write)
+		file_write_begins(fc, io);
+	int status = run(file_of(ch->bdev), fc, io);
+	if (write)
+		file_write_ended(fc, io);
+	bdev_io_complete(io, status);
 	return true;
 }

@@ -22,6 +22,10 @@ enum {
 	FILE_REGION_PIECES_MAX = URING_BUFFER_SLOTS,
 	FILE_RETRIES_MAX = 100, /* of -EAGAIN and -EINTR, one request */
 	FILE_WHY_BYTES = 512,
+	/* the map of what is allocated is made, kept and invalidated in windows */
+	FILE_WINDOWS = 64, /* kept of a file; those of a larger one share their places */
+	FILE_WINDOW_MIN_SHIFT = 26,
+	FILE_MAP_RUNS_MAX = 2048, /* in one map; it ends where they do */
 };
 
 /* Ways to take away or to zero a range; their bits in file->unsupported. */
@@ -34,6 +38,11 @@ enum file_method {
 	FILE_METHODS,	    /* none is left */
 };
 
+/* The WRITEs, TRIMs and WRITE_ZEROES of one core in one window; counted by that core. */
+struct file_writes {
+	_Atomic uint64_t begun, ended;
+};
+
 /* What reactor i keeps of a file, longer than its channel lives. */
 struct file_core {
 	cache_aligned _Atomic uint64_t fsyncs; /* fdatasync calls completed */
@@ -44,11 +53,11 @@ struct file_core {
 	 * a descriptor of its own means that no other core's call can swallow it. -1: none.
 	 */
 	int sync_fd;
+	struct file_writes writes[FILE_WINDOWS];
 };
 
 struct file_resize {
 	bool active;
-	bool destroy;  /* the bdev is to be destroyed when this is over */
 	bool truncate; /* else the size was changed by somebody else and is only taken over */
 	bool changed;
 	uint64_t old_size, new_size; /* bytes */
@@ -68,6 +77,7 @@ struct file {
 	bool block_device;
 	bool read_only;
 	bool zero_range_slow;	 /* block device that is zeroed by writing */
+	uint8_t window_shift;	 /* of a window's bytes */
 	struct file_core *cores; /* [reactor_count] */
 	/* shared */
 	_Atomic int sync_error;	      /* 0, or the first durability error: -errno, for ever */
@@ -75,7 +85,12 @@ struct file {
 	_Atomic uint64_t
 		direct_end; /* from here to the end I/O is buffered; UINT64_MAX: no such part */
 	_Atomic uint64_t resize_limit; /* during a resize: the smaller size; else UINT64_MAX */
+	_Atomic bool no_fiemap;	       /* its file system does not know it */
+	_Atomic uint64_t maps_made;
+	/* the control thread's */
 	struct file_resize resize;
+	unsigned map_jobs;	/* under way, with a worker or to the cores */
+	bool destroy_when_idle; /* as soon as none is, nor a resize */
 };
 
 /* A descriptor as this core's ring knows it. */
@@ -97,6 +112,8 @@ enum file_stage {
 	FILE_RING,	   /* its own operations are in the ring */
 	FILE_SYNC_WAITING, /* for the next fdatasync */
 	FILE_SYNC_RUNNING, /* for the one in the ring */
+	FILE_MAP_WAITING,  /* EXTENTS: for the next map */
+	FILE_MAP_RUNNING,  /* for the one that a worker makes */
 	FILE_FINISHED,	   /* its status is known, done() is about to run */
 };
 
@@ -136,6 +153,17 @@ struct file_sync {
 	struct file_io_list running, waiting;
 };
 
+struct file_map;
+struct file_map_job;
+
+/* EXTENTS on one core: one map is made at a time. */
+struct file_mapping {
+	struct file_map *maps[FILE_WINDOWS]; /* by window, modulo FILE_WINDOWS; or NULL */
+	unsigned count;			     /* of them that are not NULL */
+	struct file_map_job *job;	     /* outlives the channel while a worker has it */
+	struct file_io_list running, waiting;
+};
+
 struct file_channel {
 	struct file_target body, tail, sync; /* tail: the body again where there is none */
 	const struct file_region *region;    /* NULL: no fixed buffers */
@@ -148,6 +176,7 @@ struct file_channel {
 	bool cancelling;   /* the channel is being drained: what writes zeroes for long stops */
 	struct file_io_list held;
 	struct file_sync syncing;
+	struct file_mapping mapping;
 };
 
 static inline struct file *file_of(const struct bdev *bdev)
@@ -158,6 +187,11 @@ static inline struct file *file_of(const struct bdev *bdev)
 static inline struct file_channel *file_channel(struct bdev_channel *ch)
 {
 	return (struct file_channel *)ch->ctx;
+}
+
+static inline bool file_is_write(const struct bdev_io *io)
+{
+	return io->op == BDEV_WRITE || io->op == BDEV_TRIM || io->op == BDEV_WRITE_ZEROES;
 }
 
 /* Its success says that data is on stable storage. */
@@ -250,6 +284,21 @@ void file_forget_method(struct file *file, enum file_method method);
 /* FILE_ZERO_PIECE_BYTES of zeroes, page aligned. */
 extern uint8_t file_zeroes[];
 
+/* ---- extents.c ---- */
+int file_mapping_init(struct bdev_channel *ch);
+void file_mapping_fini(struct file_channel *fc);
+/* EXTENTS. */
+void file_start_extents(struct file_io *fio);
+void file_abort_extents(struct file_io *fio);
+/* Ends all that wait for a map. */
+void file_cancel_extents(struct file_channel *fc);
+/* A write (not empty) is about to begin, before anything of it is submitted; it is over. */
+void file_write_begins(struct file_channel *fc, const struct bdev_io *io);
+void file_write_ended(struct file_channel *fc, const struct bdev_io *io);
+/* What is known of the file may have changed otherwise. */
+void file_forget_maps(struct file_channel *fc, const struct file *file);
+/* A READ (not empty) that a map says is of zeroes: provides them. False: it has to be read. */
+bool file_read_mapped_zeroes(struct file_channel *fc, struct bdev_io *io);
 /* ---- inline.c ---- */
 /* False: the request is one for the ring. Else its done() has run. */
 bool file_submit_inline(struct bdev_channel *ch, struct bdev_io *io);
@@ -271,6 +320,8 @@ void file_rescan(struct bdev *bdev, void (*done)(void *arg, int error), void *ar
 void file_drained(struct file *file);
 
 /* ---- file.c ---- */
-void file_destroy_now(struct file *file);
+/* Control thread: what used the file has ended; if it is to be destroyed and that was all, it is.
+ */
+void file_destroy_idle(struct file *file);
 
 #endif

@@ -20,7 +20,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "bdev/file/internal.h"
+#include "bdev/file/map.h"
 
 enum { BLOCK_MIN_BYTES = 512, BLOCK_MAX_BYTES = BDEV_MAX_ALIGN_BYTES };
 
@@ -325,6 +325,7 @@ static void find_caps(struct opening *o)
 	struct file *file = o->file;
 	struct bdev *bdev = &file->bdev;
 	bool buffered = file->direct_fd < 0;
+	bdev->caps |= BDEV_CAP_EXTENTS;
 	if (buffered && !file->memory)
 		bdev->caps |= BDEV_CAP_CACHE;
 	if (file->memory)
@@ -382,6 +383,7 @@ int file_open(struct file *file, const struct bdev_file_options *options, char w
 	if (options->uuid)
 		snprintf(bdev->uuid, sizeof(bdev->uuid), "%s", options->uuid);
 	file->direct_end = file_direct_end(file, bdev->size_bytes);
+	file->window_shift = file_window_shift(bdev->size_bytes);
 	return 0;
 }
 

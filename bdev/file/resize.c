@@ -20,11 +20,11 @@ static void finish(struct file *file)
 	/* may lead to destroy(), which leaves the rest to us while a resize is active */
 	if (resize->changed && !file->bdev.removing)
 		bdev_resized(&file->bdev);
-	bool gone = resize->destroy;
+	bool gone = file->destroy_when_idle;
 	resize->active = false;
 	resize->done(resize->arg, resize->error);
 	if (gone)
-		file_destroy_now(file);
+		file_destroy_idle(file);
 }
 
 static void resumed(void *arg)
@@ -119,7 +119,7 @@ static int begin(struct file *file, void (*done)(void *arg, int error), void *ar
 	if (resize->active)
 		return -EBUSY;
 	resize->active = true;
-	resize->destroy = resize->truncate = resize->changed = false;
+	resize->truncate = resize->changed = false;
 	resize->old_size = atomic_load(&file->bdev.size_bytes);
 	resize->new_size = 0;
 	resize->error = 0;

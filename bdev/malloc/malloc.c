@@ -29,6 +29,9 @@
 #define GROWTH_MOST_BYTES (1ull << 40)
 enum { GROWTH_FACTOR = 15, GROWTH_LEAST_BYTES = 1 << 30 };
 
+/* Of a map that is read for one EXTENTS: 512 KiB of bits. */
+#define EXTENTS_MOST_BYTES (16ull << 30)
+
 struct malloc_disk {
 	struct bdev bdev;
 	struct malloc_map map;
@@ -69,8 +72,13 @@ static inline void lend(const struct malloc_map *map, struct bdev_io *io)
 {
 	/* lent for reading only: an iovec cannot say so */
 	uint8_t *memory = (uint8_t *)(uintptr_t)map->zeros;
-	if (malloc_map_any(map, io->offset, io->length) ||
-	    unlikely(io->length > REGION_ZEROS_BYTES))
+	bool used = malloc_map_any(map, io->offset, io->length);
+	if (!used && io->flags & BDEV_SPARSE) {
+		io->flags |= BDEV_ZEROES;
+		bdev_io_complete(io, 0);
+		return;
+	}
+	if (used || unlikely(io->length > REGION_ZEROS_BYTES))
 		memory = map->base + io->offset;
 	io->lent[0] = (struct iovec){memory, io->length};
 	io->iov = io->lent;
@@ -82,7 +90,10 @@ static never_inline void read_out(const struct malloc_map *map, struct bdev_io *
 {
 	const uint8_t *from = map->base + io->offset;
 	bool used = malloc_map_any(map, io->offset, io->length);
-	for (unsigned i = 0; i < io->iovcnt; i++) {
+	bool told = !used && io->flags & BDEV_SPARSE;
+	if (told)
+		io->flags |= BDEV_ZEROES;
+	for (unsigned i = 0; i < io->iovcnt && !told; i++) {
 		if (used)
 			memcpy(io->iov[i].iov_base, from, io->iov[i].iov_len);
 		else
@@ -158,6 +169,25 @@ static never_inline void submit_zero(struct bdev_channel *ch, struct bdev_io *io
 	TAILQ_INSERT_TAIL(&mc->zeroing, io, link);
 }
 
+/* ---- EXTENTS ---- */
+
+/* What is looked at for one request is bounded, so that the core is not held for long. */
+static never_inline void tell_extents(const struct malloc_map *map, struct bdev_io *io)
+{
+	uint64_t at = io->offset;
+	uint64_t end = at + MIN_OF(io->length, (uint64_t)EXTENTS_MOST_BYTES);
+	bool room = true;
+	io->extents = 0;
+	while (at < end && room && !io->context) {
+		bool hole;
+		uint64_t stop = malloc_map_run(map, at, end, &hole);
+		room = bdev_extents_add(io, stop - at,
+					hole ? BDEV_EXTENT_HOLE | BDEV_EXTENT_ZERO : 0);
+		at = stop;
+	}
+	bdev_io_complete(io, io->context ? -EINVAL : 0);
+}
+
 static void submit_one(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct malloc_map *map = channel_of(ch)->map;
@@ -171,6 +201,8 @@ static void submit_one(struct bdev_channel *ch, struct bdev_io *io)
 		read_out(map, io);
 	else if (io->op == BDEV_TRIM || io->op == BDEV_WRITE_ZEROES)
 		submit_zero(ch, io);
+	else if (io->op == BDEV_EXTENTS)
+		tell_extents(map, io);
 	else
 		bdev_io_complete(io, io->op == BDEV_FLUSH ? 0 : -EOPNOTSUPP);
 }
@@ -355,7 +387,8 @@ static int set_up(struct malloc_disk *disk, const struct bdev_malloc_options *op
 	bdev->align_bytes = 1;
 	bdev->mem_align_bytes = 1;
 	bdev->caps = BDEV_CAP_WRITE | BDEV_CAP_FLUSH | BDEV_CAP_FUA | BDEV_CAP_TRIM |
-		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC;
+		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC |
+		     BDEV_CAP_EXTENTS;
 	bdev->io_ctx_bytes = sizeof(struct malloc_io);
 	bdev->numa_id = disk->map.memory.node;
 	return 0;

@@ -19,6 +19,10 @@ struct null_channel {
 /* Lends the same zeros to everybody; whoever brings memory gets it zeroed, never as it was. */
 static void read_zeros(const struct null_channel *nc, struct bdev_io *io)
 {
+	if (io->flags & BDEV_SPARSE) {
+		io->flags |= BDEV_ZEROES;
+		return;
+	}
 	if (likely(io->flags & BDEV_LEND && !io->iovcnt && io->length <= REGION_ZEROS_BYTES)) {
 		io->lent[0].iov_base = (void *)(uintptr_t)nc->zeros;
 		io->lent[0].iov_len = io->length;
@@ -30,14 +34,28 @@ static void read_zeros(const struct null_channel *nc, struct bdev_io *io)
 		memset(io->iov[i].iov_base, 0, io->iov[i].iov_len);
 }
 
+static int tell_extents(struct bdev_io *io)
+{
+	io->extents = 0;
+	if (io->context)
+		return -EINVAL;
+	bdev_extents_add(io, io->length, BDEV_EXTENT_HOLE | BDEV_EXTENT_ZERO);
+	return 0;
+}
+
 static void null_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 {
 	const struct null_channel *nc = (const struct null_channel *)ch->ctx;
 	for (unsigned i = 0; i < n; i++) {
 		struct bdev_io *io = ios[i];
+		int status = 0;
 		if (io->op == BDEV_READ)
 			read_zeros(nc, io);
-		bdev_io_complete(io, io->op == BDEV_CACHE ? -EOPNOTSUPP : 0);
+		else if (io->op == BDEV_EXTENTS)
+			status = tell_extents(io);
+		else if (io->op == BDEV_CACHE)
+			status = -EOPNOTSUPP;
+		bdev_io_complete(io, status);
 	}
 }
 
@@ -95,7 +113,8 @@ int bdev_null_create(const struct bdev_null_options *options, struct bdev **resu
 	bdev->align_bytes = 1;
 	bdev->mem_align_bytes = 1;
 	bdev->caps = BDEV_CAP_WRITE | BDEV_CAP_FLUSH | BDEV_CAP_FUA | BDEV_CAP_TRIM |
-		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC;
+		     BDEV_CAP_WRITE_ZEROES | BDEV_CAP_FAST_ZERO | BDEV_CAP_LEND | BDEV_CAP_SYNC |
+		     BDEV_CAP_EXTENTS;
 	bdev->numa_id = REGION_ANY_NODE;
 	error = bdev_set_identity(bdev, "Null", options->name, options->uuid, why, why_bytes);
 	if (!error)

@@ -33,7 +33,7 @@ static uint64_t part_bytes(const struct connection *conn)
 	return buffers->free_bytes >= buffers->total_bytes / 4 ? 256 << 10 : 64 << 10;
 }
 
-static uint64_t share_bytes(const struct buffers *buffers)
+uint64_t command_share_bytes(const struct buffers *buffers)
 {
 	if (likely(buffers->free_bytes >= buffers->total_bytes / 2))
 		return buffers->total_bytes / 8;
@@ -98,7 +98,7 @@ static void submit_simple(struct request *request, uint8_t op, uint8_t flags)
 static bool over_share(const struct connection *conn, uint64_t length)
 {
 	return conn->held_bytes &&
-	       conn->held_bytes + length > share_bytes(&conn->core->reactor->buffers);
+	       conn->held_bytes + length > command_share_bytes(&conn->core->reactor->buffers);
 }
 
 /* The destination of a READ. False: no buffer of that size is there. */
@@ -134,7 +134,7 @@ static bool begin_buffered_read(struct connection *conn, struct request *request
 	if (over_share(conn, request->length))
 		return false;
 	if (likely(give_destination(conn, request, request->length))) {
-		submit_simple(request, BDEV_READ, 0);
+		submit_simple(request, BDEV_READ, conn->read_flags);
 		return true;
 	}
 	if (request->length <= (whole ? DF_SURE_BYTES : BUFFER_MIN_BYTES))
@@ -157,7 +157,7 @@ static bool begin_read(struct connection *conn, struct request *request)
 	}
 	if (unlikely(!conn->lends))
 		return begin_buffered_read(conn, request);
-	submit_simple(request, BDEV_READ, BDEV_LEND);
+	submit_simple(request, BDEV_READ, conn->read_flags);
 	return true;
 }
 
@@ -207,12 +207,10 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 		error = NBD_EOVERFLOW;
 		message = "a reply in one piece is limited to 1 MiB";
 	}
-	if (likely(!error) &&
-	    unlikely(wire->offset + wire->length >
-		     atomic_load_explicit(&conn->export->bdev->size_bytes, memory_order_relaxed))) {
-		/* the bdev has shrunk since this client was told its size */
+	if (likely(!error) && unlikely(command_is_cut(conn, wire->offset, wire->length)) &&
+	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
 		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
-		message = "beyond the end: the export has shrunk";
+		message = COMMAND_CUT_MESSAGE;
 	}
 	if (likely(!error))
 		return false;
@@ -222,6 +220,34 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 	else
 		conn->skip = wire->payload;
 	return true;
+}
+
+/* False: no buffer was there. */
+static bool begin_status(struct connection *conn, struct request *request,
+			 const struct nbd_command_request *wire)
+{
+	struct nbd_status_filter filter;
+	const char *message;
+	if (wire->payload) {
+		conn->filter_have = 0;
+		conn->filter_bytes = wire->payload;
+		begin_write(conn, request);
+		return true;
+	}
+	nbd_status_filter_parse(wire, NULL, &conn->limits, conn->contexts, conn->context_count,
+				&filter, &message);
+	return status_begin(conn, request, &filter);
+}
+
+/* As if its header had not come yet: it does again when there is a buffer. */
+static void wait_for_buffer(struct connection *conn, struct request *request)
+{
+	conn->inflight--;
+	conn->stats->inflight--;
+	conn->busy--;
+	conn->requests--;
+	request_put(&conn->core->requests, request);
+	connection_block(conn);
 }
 
 bool command_begin(struct connection *conn, const uint8_t *header)
@@ -253,18 +279,19 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 	if (likely(wire.type == NBD_CMD_READ)) {
 		if (likely(begin_read(conn, request)))
 			return true;
-		conn->inflight--;
-		conn->stats->inflight--;
-		conn->busy--;
-		conn->requests--;
-		request_put(&conn->core->requests, request);
-		connection_block(conn);
+		wait_for_buffer(conn, request);
 		return false;
 	}
-	if (wire.type == NBD_CMD_WRITE)
+	if (wire.type == NBD_CMD_WRITE) {
 		begin_write(conn, request);
-	else
+	} else if (wire.type == NBD_CMD_BLOCK_STATUS) {
+		if (!begin_status(conn, request, &wire)) {
+			wait_for_buffer(conn, request);
+			return false;
+		}
+	} else {
 		begin_other(request);
+	}
 	return true;
 }
 
@@ -375,7 +402,7 @@ static bool submit_part(struct connection *conn, struct request *read)
 	read->parts++;
 	read->at += length;
 	part->io.op = BDEV_READ;
-	part->io.flags = conn->lends ? BDEV_LEND : 0;
+	part->io.flags = conn->read_flags;
 	part->io.offset = part->offset;
 	part->io.length = length;
 	part->done = part_done;
@@ -548,6 +575,8 @@ static bool begin_part(struct connection *conn, size_t here)
 
 size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count)
 {
+	if (unlikely(conn->writing->type == NBD_CMD_BLOCK_STATUS))
+		return status_payload(conn, bytes, count);
 	if (likely(conn->sync_writes))
 		return write_piece(conn, bytes, count);
 	if (!conn->filling && !begin_part(conn, count))

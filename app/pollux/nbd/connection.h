@@ -2,8 +2,8 @@
 /*
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
- * to the bdev), transmit.c (replies to bytes). Owned by one net reactor from the hand-over of its
- * socket to its end; all functions run there.
+ * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes). Owned by one net reactor
+ * from the hand-over of its socket to its end; all functions run there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
  * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
@@ -29,6 +29,7 @@ enum connection_state {
 extern const char *const connection_state_names[];
 
 enum {
+	STATUS_FILTER_BYTES = 8 + 4 * NBD_MAX_CONTEXTS, /* the longest that passes the check */
 	TX_BATCH_IOVS = 512,
 	TX_BATCH_HEADER_BYTES = 8192,
 	TX_BATCHES_KEPT = 64, /* free ones that a core keeps */
@@ -59,6 +60,7 @@ struct connection {
 	bool starved;	  /* out of credits: goes on when replies have been sent */
 	bool sync_writes; /* payload may be written straight from the receive buffer */
 	bool lends;
+	uint8_t read_flags;  /* enum bdev_io_flags, of each READ */
 	bool more_expected;  /* the last receive left bytes in the socket */
 	bool mute;	     /* replies are dropped: nobody is there to take them */
 	bool draining;	     /* new requests are refused; finishes when `busy` is 0 */
@@ -67,8 +69,9 @@ struct connection {
 	uint32_t inflight;   /* requests not yet answered and sent */
 	uint32_t head_have;  /* bytes of a header in `head` */
 	uint8_t head[32];
-	uint64_t skip;		 /* payload bytes to drop */
-	struct request *writing; /* the WRITE whose payload is arriving */
+	uint64_t skip; /* payload bytes to drop */
+	/* the WRITE, or BLOCK_STATUS with a list of contexts, whose payload is arriving */
+	struct request *writing;
 	/* the part of it that is being filled */
 	struct request *filling;
 	uint32_t filling_have, filling_bytes;
@@ -112,6 +115,8 @@ struct connection {
 	unsigned list_index, list_at;	/* LIST: the next one, and where the search goes on */
 	struct nbd_context contexts[NBD_MAX_CONTEXTS];
 	unsigned context_count;
+	uint8_t filter[STATUS_FILTER_BYTES]; /* of the BLOCK_STATUS whose payload is arriving */
+	uint32_t filter_have, filter_bytes;
 	char reason[128]; /* why it ended */
 	TAILQ_ENTRY(connection) link, blocked_link;
 };
@@ -171,6 +176,8 @@ void receive_resume(struct connection *conn);
 
 /* Begins what a request header asks for. False: nothing was done, no slot or buffer was there. */
 bool command_begin(struct connection *conn, const uint8_t *header);
+/* The I/O buffers that one connection may hold for replies. */
+uint64_t command_share_bytes(const struct buffers *buffers);
 /* Payload of conn->writing; returns how many bytes it took, 0 when it has to wait. */
 size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t count);
 /* conn->filling has got all its bytes. */
@@ -179,12 +186,29 @@ void command_filled(struct connection *conn);
 void command_continue_read(struct connection *conn);
 /* The payload will not come any more: lets go of what waits for it. */
 void command_drop_payload(struct connection *conn);
+/* Whether the range ends beyond the bdev's: it has shrunk since this client was told its size. */
+static inline bool command_is_cut(const struct connection *conn, uint64_t offset, uint64_t length)
+{
+	return offset + length >
+	       atomic_load_explicit(&conn->export->bdev->size_bytes, memory_order_relaxed);
+}
+#define COMMAND_CUT_MESSAGE "beyond the end: the export has shrunk"
+
+/* ---- status.c ---- */
+
+/* Answers a BLOCK_STATUS that was found good. False: no buffer was there, nothing was done. */
+bool status_begin(struct connection *conn, struct request *request,
+		  const struct nbd_status_filter *filter);
+/* As command_payload(), for the list of contexts of conn->writing. */
+size_t status_payload(struct connection *conn, const uint8_t *bytes, size_t count);
 
 /* ---- transmit.c ---- */
 
 /* A request's one reply (or the next chunk of a READ in parts): queued, sent at the end of the
  * pass. */
 void transmit_reply(struct connection *conn, struct request *request);
+/* The same for a good reply of any kind whose bytes lie in request->buffer, as iov[0] says. */
+void transmit_bytes(struct connection *conn, struct request *request);
 /* An error for a request that never got a slot. */
 void transmit_error(struct connection *conn, const struct nbd_command_request *request,
 		    uint32_t error, const char *message);
@@ -203,12 +227,19 @@ void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */
 void transmit_drop(struct connection *conn);
 
+/* Gives back what the request holds, before its slot. */
+static inline void connection_release(struct connection *conn, struct request *request)
+{
+	conn->held_bytes -= request->reserved;
+	request->reserved = 0;
+	request_release(request);
+}
+
 /* The slot is over: gives back what it holds and the slot. */
 static inline void connection_put_request(struct connection *conn, struct request *request)
 {
 	struct nbd_core *core = conn->core;
-	conn->held_bytes -= request->reserved;
-	request_release(request);
+	connection_release(conn, request);
 	request_put(&core->requests, request);
 	nbd_core_freed(core);
 }

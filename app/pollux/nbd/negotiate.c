@@ -106,6 +106,12 @@ static int list(void *arg, unsigned index, struct nbd_export_info *info)
 	return -ENOENT;
 }
 
+static const char *context(void *arg, const struct nbd_export_info *info, unsigned index)
+{
+	const struct export *export = info->export;
+	return bdev_context_name(export->bdev, index);
+}
+
 static void out(void *arg, const void *bytes, size_t count)
 {
 	struct connection *conn = arg;
@@ -124,7 +130,12 @@ static void out(void *arg, const void *bytes, size_t count)
 	conn->handshake_out_bytes += count;
 }
 
-static const struct nbd_server_ops ops = {.find = find, .list = list, .send = out};
+static const struct nbd_server_ops ops = {
+	.find = find,
+	.list = list,
+	.context = context,
+	.send = out,
+};
 
 /* ---- Sending ---- */
 
@@ -187,6 +198,8 @@ static void begin_transmission(struct connection *conn)
 	bool local = conn->storage == conn->core->reactor;
 	conn->sync_writes = local && (export->bdev->caps & BDEV_CAP_SYNC);
 	conn->lends = request_may_lend(export->bdev, conn->core->reactor, conn->storage);
+	conn->read_flags =
+		(conn->lends ? BDEV_LEND : 0) | (hs->mode == NBD_MODE_SIMPLE ? 0 : BDEV_SPARSE);
 	conn->limits = (struct nbd_limits){
 		.size = hs->selected.size,
 		.max_payload = hs->selected.max_payload,

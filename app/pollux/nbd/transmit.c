@@ -117,6 +117,7 @@ static const uint8_t op_of_type[] = {
 	[NBD_CMD_TRIM] = BDEV_TRIM,
 	[NBD_CMD_CACHE] = BDEV_CACHE,
 	[NBD_CMD_WRITE_ZEROES] = BDEV_WRITE_ZEROES,
+	[NBD_CMD_BLOCK_STATUS] = BDEV_EXTENTS,
 };
 
 static void account(struct connection *conn, const struct request *request)
@@ -149,6 +150,14 @@ static size_t write_error(const struct connection *conn, uint8_t *out,
 	return nbd_reply_error(out, &to, nbd_error_of(request->status), strerror(-request->status));
 }
 
+/* A READ of zeroes, which has no payload to send. Not in simple mode. */
+static size_t write_hole(struct connection *conn, uint8_t *out, struct request *request)
+{
+	struct nbd_reply_to to = reply_to(conn, request);
+	connection_release(conn, request); /* its buffer is not sent */
+	return nbd_reply_hole(out, &to, true, request->offset, request->length);
+}
+
 static void append_reply(struct connection *conn, struct request *request)
 {
 	bool data = request->type == NBD_CMD_READ && likely(request->status == 0);
@@ -165,6 +174,9 @@ static void append_reply(struct connection *conn, struct request *request)
 		bytes = write_error(conn, out, request);
 	} else if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
 		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
+	} else if (unlikely(data && request->io.flags & BDEV_ZEROES)) {
+		bytes = write_hole(conn, out, request);
+		data = false;
 	} else {
 		struct nbd_reply_to to = reply_to(conn, request);
 		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
@@ -196,6 +208,23 @@ void transmit_reply(struct connection *conn, struct request *request)
 		return;
 	}
 	append_reply(conn, request);
+}
+
+void transmit_bytes(struct connection *conn, struct request *request)
+{
+	account(conn, request);
+	struct tx_batch *batch = NULL;
+	if (!conn->mute && !request->answered)
+		batch = batch_with_room(conn, 0, 1);
+	if (!batch) {
+		connection_put_request(conn, request);
+		connection_credit(conn, 1);
+		return;
+	}
+	add_payload(batch, request);
+	batch->credits++;
+	end_request(conn, batch, request);
+	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
 void transmit_error(struct connection *conn, const struct nbd_command_request *request,
@@ -249,11 +278,17 @@ void transmit_part(struct connection *conn, struct request *read, struct request
 		return;
 	}
 	struct nbd_reply_to to = reply_to(conn, read);
-	if (!simple || first)
-		add_header(batch, nbd_reply_data(batch->headers + batch->header_bytes, &to, last,
-						 part->io.offset, part->io.length));
-	add_payload(batch, part);
-	conn->bytes_out += part->io.length;
+	uint8_t *out = batch->headers + batch->header_bytes;
+	if (part->io.flags & BDEV_ZEROES) {
+		add_header(batch, nbd_reply_hole(out, &to, last, part->io.offset, part->io.length));
+		connection_release(conn, part);
+	} else {
+		if (!simple || first)
+			add_header(batch, nbd_reply_data(out, &to, last, part->io.offset,
+							 part->io.length));
+		add_payload(batch, part);
+		conn->bytes_out += part->io.length;
+	}
 	end_request(conn, batch, part);
 	reactor_defer(conn->core->reactor, &conn->flush);
 }

@@ -200,8 +200,8 @@ static json_t *describe(const struct export *export)
 
 static json_t *statistics(const struct export *export)
 {
-	static const char *const names[] = {"read",  "write",	     "flush",
-					    "unmap", "write_zeroes", "cache"};
+	static const char *const names[BDEV_OPS] = {"read",	    "write", "flush",	    "unmap",
+						    "write_zeroes", "cache", "block_status"};
 	json_t *object = json_pack("{s:s}", "name", export->name);
 	for (int op = 0; op < BDEV_OPS; op++) {
 		struct export_op_stats sum = {0};

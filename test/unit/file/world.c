@@ -7,12 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bdev/file/map.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
 struct call {
 	void (*fn)(void *arg);
 	void *arg;
+	struct reactor *reactor; /* or NULL: the control thread's, or a worker's */
 	TAILQ_ENTRY(call) link;
 };
 
@@ -47,8 +49,12 @@ bool world_step(void)
 	struct call *call = TAILQ_FIRST(&calls);
 	if (!call)
 		return false;
+	struct reactor *before = reactor_self;
 	TAILQ_REMOVE(&calls, call, link);
+	if (call->reactor)
+		reactor_self = call->reactor;
 	call->fn(call->arg);
+	reactor_self = before;
 	free(call);
 	return true;
 }
@@ -59,15 +65,19 @@ void world_run(void)
 		;
 }
 
-/* ---- reactor/control.h ---- */
+/* ---- reactor/control.h, reactor/reactor.h ---- */
 
-void control_send(void (*fn)(void *arg), void *arg)
+static void queue(struct reactor *reactor, void (*fn)(void *arg), void *arg)
 {
 	struct call *call = calloc(1, sizeof(*call));
 	assert_non_null(call);
-	call->fn = fn;
-	call->arg = arg;
+	*call = (struct call){.fn = fn, .arg = arg, .reactor = reactor};
 	TAILQ_INSERT_TAIL(&calls, call, link);
+}
+
+void control_send(void (*fn)(void *arg), void *arg)
+{
+	queue(NULL, fn, arg);
 }
 
 void control_work(void (*work)(void *arg), void (*done)(void *arg), void *arg)
@@ -86,6 +96,11 @@ void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done
 	}
 	reactor_self = before;
 	control_send(done, arg);
+}
+
+void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg)
+{
+	queue(reactor, fn, arg);
 }
 
 /* ---- lib/base/log.h ---- */
@@ -194,6 +209,7 @@ struct file *world_make_file(uint64_t size, bool direct)
 	file->bdev.io_ctx_bytes = sizeof(struct file_io);
 	snprintf(file->bdev.name, sizeof(file->bdev.name), "File0");
 	file->direct_end = file_direct_end(file, size);
+	file->window_shift = file_window_shift(size);
 	return file;
 }
 
