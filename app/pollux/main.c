@@ -21,6 +21,8 @@
 #include "app/pollux/rpc_socket.h"
 #include "app/pollux/shutdown.h"
 #include "app/pollux/target/export_rpc.h"
+#include "app/pollux/tls/named.h"
+#include "app/pollux/tls/tls_rpc.h"
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
 #include "bdev/null/null.h"
@@ -39,6 +41,7 @@ static struct options options;
 static struct rpc_server *rpc;
 static int exit_status;
 static unsigned next_spec, next_listen;
+static bool tls_begun;
 
 /* ---- Signals ---- */
 
@@ -153,6 +156,32 @@ static void create_bdev(struct spec *spec)
 	bdev_ready(spec, bdev, error, why);
 }
 
+/* ---- TLS of the command line ---- */
+
+#define TLS_NAME "default"
+
+static void tls_ready(void *arg, struct named_credentials *named, int error, const char *why)
+{
+	char line[1024];
+	if (error) {
+		snprintf(line, sizeof(line), "TLS: %s", why);
+		fail(line);
+		return;
+	}
+	create_next();
+}
+
+static void create_tls(void)
+{
+	static struct tls_credentials_config config;
+	config.directory = options.tls_certificates;
+	config.psk_file = options.tls_psk;
+	config.verify_peer = options.tls_verify_peer ? TLS_VERIFY_REQUIRE : TLS_VERIFY_NONE;
+	named_credentials_create(TLS_NAME, &config, (struct named_done){tls_ready, NULL});
+}
+
+/* ---- Listeners of the command line ---- */
+
 static void listening(void *arg, struct listener *listener, int error, const char *why)
 {
 	if (error) {
@@ -164,8 +193,23 @@ static void listening(void *arg, struct listener *listener, int error, const cha
 	create_next();
 }
 
+static void create_listener(const char *uri)
+{
+	struct listener_options listener = {
+		.uri = uri,
+		.tls = options.tls,
+		.credentials = named_credentials_find(TLS_NAME),
+	};
+	listener_create(&listener, listening, (void *)uri);
+}
+
 static void tell_ready(void)
 {
+	static const char *const tls[] = {
+		[LISTENER_TLS_OFF] = "",
+		[LISTENER_TLS_ON] = ", TLS offered",
+		[LISTENER_TLS_REQUIRE] = ", TLS required",
+	};
 	char uri[2048], size[32];
 	const struct listener *listener = listener_first();
 	for (unsigned i = 0; i < options.spec_count && listener; i++) {
@@ -178,7 +222,8 @@ static void tell_ready(void)
 			   listener_nbd_uri(listener, export->name, uri, sizeof(uri)));
 	}
 	for (; listener; listener = listener_next(listener))
-		log_notice("pollux", "listening on %s", listener_uri(listener));
+		log_notice("pollux", "listening on %s%s", listener_uri(listener),
+			   tls[listener_tls(listener)]);
 	if (rpc_socket_path())
 		log_notice("pollux", "RPC at %s", rpc_socket_path());
 }
@@ -187,11 +232,13 @@ static void create_next(void)
 {
 	if (exit_status)
 		return;
-	if (next_spec < options.spec_count) {
+	if (!tls_begun && (options.tls_certificates || options.tls_psk)) {
+		tls_begun = true;
+		create_tls();
+	} else if (next_spec < options.spec_count) {
 		create_bdev(&options.specs[next_spec++]);
 	} else if (next_listen < options.listen_count) {
-		const char *uri = options.listen[next_listen++];
-		listener_create(uri, listening, (void *)uri);
+		create_listener(options.listen[next_listen++]);
 	} else {
 		tell_ready();
 	}
@@ -233,7 +280,7 @@ static int start_reactors(char *why, size_t why_bytes)
 static struct rpc_server *make_rpc_server(void)
 {
 	static struct rpc_table tables[RPC_TABLES_MAX];
-	const struct rpc_table own[] = {framework_rpc, export_rpc, nbd_rpc};
+	const struct rpc_table own[] = {framework_rpc, export_rpc, nbd_rpc, tls_rpc};
 	unsigned count = 0;
 	for (unsigned i = 0; i < COUNT_OF(own); i++)
 		tables[count++] = own[i];
@@ -294,6 +341,7 @@ int main(int argc, char **argv)
 	rpc_server_destroy(rpc);
 	reactors_stop();
 	nbd_cores_free();
+	named_credentials_delete_all();
 	control_fini();
 	options_free(&options);
 	return exit_status;

@@ -15,6 +15,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/tls/credentials.h"
 #include "reactor/control.h"
 
 enum {
@@ -31,7 +32,7 @@ const char *const connection_state_names[] = {
 };
 
 struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
-				   const char *listener)
+				   const char *listener, struct secure_offer offer)
 {
 	static _Atomic uint64_t next_id = 1;
 	struct connection *conn = calloc(1, sizeof(*conn));
@@ -40,6 +41,7 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	conn->core = core;
 	conn->rx_fd = rx_fd;
 	conn->tx_fd = tx_fd;
+	conn->offer = offer;
 	conn->state = CONN_HANDSHAKE;
 	conn->id = atomic_fetch_add(&next_id, 1);
 	conn->receive_op.done = receive_done;
@@ -63,6 +65,7 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	return conn;
 refuse:
 	free(conn);
+	tls_credentials_put(offer.credentials);
 	close(rx_fd);
 	if (tx_fd != rx_fd)
 		close(tx_fd);
@@ -241,6 +244,8 @@ static void connection_free(struct connection *conn)
 	tell_end(conn);
 	reactor_disarm_timer(&conn->timer);
 	negotiate_end(conn);
+	if (conn->tls)
+		secure_free(conn);
 	free(conn->handshake_out);
 	close(conn->rx_fd);
 	if (conn->tx_fd != conn->rx_fd)

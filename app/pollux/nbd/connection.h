@@ -2,8 +2,8 @@
 /*
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
- * to the bdev), transmit.c (replies to bytes). Owned by one net reactor from the hand-over of its
- * socket to its end; all functions run there.
+ * to the bdev), transmit.c (replies to bytes), secure.c (TLS below all of these). Owned by one net
+ * reactor from the hand-over of its socket to its end; all functions run there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
  * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
@@ -49,6 +49,7 @@ struct connection {
 	/* hot: receiving */
 	struct uring_op receive_op;
 	struct nbd_core *core;
+	struct secure *tls; /* NULL: in the clear */
 	enum connection_state state;
 	int rx_fd, tx_fd; /* the same, but for standard input and output */
 	struct nbd_limits limits;
@@ -93,6 +94,7 @@ struct connection {
 	struct request *held_first, **held_last; /* replies that wait for it */
 	/* cold */
 	struct nbd_handshake *handshake;
+	struct secure_offer offer; /* until the handshake is over */
 	uint8_t *handshake_out, *handshake_sending;
 	size_t handshake_out_bytes, handshake_out_room, handshake_sending_bytes,
 		handshake_sent_bytes;
@@ -114,9 +116,12 @@ struct connection {
 
 /* ---- connection.c ---- */
 
-/* A socket for this core; takes the descriptors over. NULL: no memory (they are closed). */
+/*
+ * A socket for this core; takes the descriptors and the offer's reference over. NULL: no memory
+ * (they are closed).
+ */
 struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
-				   const char *listener);
+				   const char *listener, struct secure_offer offer);
 /* Refuses what still comes (ESHUTDOWN); finishes when what was begun has been answered. */
 void connection_drain(struct connection *conn, const char *reason);
 /* Drops what still comes; ends when all is answered and sent. */
@@ -186,6 +191,8 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* The first batch is over: what it holds is given back. */
+void transmit_pop(struct connection *conn);
 /* The client takes nothing any more; what it has sent before is still carried out. */
 void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */

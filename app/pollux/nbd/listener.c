@@ -15,6 +15,7 @@
 
 #include "app/pollux/address.h"
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/tls/named.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -32,6 +33,8 @@ struct acceptor {
 struct listener {
 	char *uri;
 	struct address address;
+	enum listener_tls tls;
+	struct named_credentials *credentials; /* NULL where tls is off */
 	struct reactor *reactor;
 	unsigned count; /* of acceptors */
 	_Atomic unsigned open;
@@ -50,12 +53,14 @@ struct arrival {
 	struct nbd_core *core;
 	char peer[128];
 	char listener[160];
+	struct secure_offer offer;
 };
 
 static void arrive(void *arg)
 {
 	struct arrival *arrival = arg;
-	connection_open(arrival->core, arrival->fd, arrival->fd, arrival->peer, arrival->listener);
+	connection_open(arrival->core, arrival->fd, arrival->fd, arrival->peer, arrival->listener,
+			arrival->offer);
 	free(arrival);
 }
 
@@ -101,6 +106,16 @@ static void warn_full(void *arg)
 		    nbd_settings.max_connections);
 }
 
+static struct secure_offer make_offer(const struct listener *listener)
+{
+	if (listener->tls == LISTENER_TLS_OFF)
+		return (struct secure_offer){0};
+	return (struct secure_offer){
+		.credentials = named_credentials_take(listener->credentials),
+		.required = listener->tls == LISTENER_TLS_REQUIRE,
+	};
+}
+
 static void place(struct acceptor *acceptor, int fd)
 {
 	struct arrival *arrival = NULL;
@@ -121,6 +136,7 @@ static void place(struct acceptor *acceptor, int fd)
 	arrival->core = emptiest();
 	snprintf(arrival->listener, sizeof(arrival->listener), "%s", acceptor->listener->uri);
 	name_peer(fd, arrival->peer, sizeof(arrival->peer));
+	arrival->offer = make_offer(acceptor->listener);
 	atomic_fetch_add(&arrival->core->reactor->load, 1);
 	reactor_send(arrival->core->reactor, arrive, arrival);
 }
@@ -136,6 +152,8 @@ static void closed(void *arg)
 	if (listener->address.path[0])
 		unlink(listener->address.path);
 	log_info("nbd", "no longer listening on %s", listener->uri);
+	if (listener->credentials)
+		listener->credentials->users--;
 	free(listener->uri);
 	free(listener);
 	if (done)
@@ -216,6 +234,8 @@ static void stop_here(void *arg)
 
 struct creation {
 	char *uri;
+	enum listener_tls tls;
+	struct named_credentials *credentials;
 	struct address address;
 	int fds[ADDRESS_SOCKETS_MAX];
 	int count; /* or -errno */
@@ -257,6 +277,8 @@ static struct listener *make(struct creation *creation)
 		free(listener);
 		return NULL;
 	}
+	listener->tls = creation->tls;
+	listener->credentials = creation->credentials;
 	listener->reactor = next_net_reactor();
 	listener->count = creation->count;
 	atomic_store(&listener->open, listener->count);
@@ -288,18 +310,21 @@ static void bound(void *arg)
 		TAILQ_INSERT_TAIL(&listeners, listener, link);
 		reactor_send(listener->reactor, start_here, listener);
 		log_info("nbd", "listening on %s", listener->uri);
+	} else if (creation->credentials) {
+		creation->credentials->users--;
 	}
 	creation->created(creation->arg, listener, error, error ? creation->why : NULL);
 	free(creation->uri);
 	free(creation);
 }
 
-void listener_create(const char *uri,
+void listener_create(const struct listener_options *options,
 		     void (*created)(void *arg, struct listener *listener, int error,
 				     const char *why),
 		     void *arg)
 {
 	char why[512];
+	const char *uri = options->uri;
 	struct address address;
 	int error = address_parse(uri, &address, why, sizeof(why));
 	if (!error && listener_find(uri)) {
@@ -314,6 +339,11 @@ void listener_create(const char *uri,
 		created(arg, NULL, error ? error : -ENOMEM,
 			error ? why : "no memory for a listener");
 		return;
+	}
+	creation->tls = options->tls;
+	if (options->tls != LISTENER_TLS_OFF) {
+		creation->credentials = options->credentials;
+		creation->credentials->users++;
 	}
 	creation->address = address;
 	creation->created = created;
@@ -355,6 +385,16 @@ const char *listener_uri(const struct listener *listener)
 	return listener->uri;
 }
 
+enum listener_tls listener_tls(const struct listener *listener)
+{
+	return listener->tls;
+}
+
+const struct named_credentials *listener_credentials(const struct listener *listener)
+{
+	return listener->credentials;
+}
+
 /* Percent-encodes what a URI's path or query can not hold. */
 static size_t encode(const char *from, char *to, size_t room)
 {
@@ -375,12 +415,13 @@ char *listener_nbd_uri(const struct listener *listener, const char *export_name,
 		       size_t bytes)
 {
 	char name[1024], path[4 * ADDRESS_PATH_BYTES];
+	const char *scheme = listener->tls == LISTENER_TLS_REQUIRE ? "nbds" : "nbd";
 	encode(export_name, name, sizeof(name));
 	encode(listener->address.path, path, sizeof(path));
 	if (path[0])
-		snprintf(text, bytes, "nbd+unix:///%s?socket=%s", name, path);
+		snprintf(text, bytes, "%s+unix:///%s?socket=%s", scheme, name, path);
 	else
-		snprintf(text, bytes, "nbd://%s%s%s", listener->uri + strlen("tcp://"),
+		snprintf(text, bytes, "%s://%s%s%s", scheme, listener->uri + strlen("tcp://"),
 			 name[0] ? "/" : "", name);
 	return text;
 }

@@ -12,7 +12,9 @@
 
 #include "app/pollux/nbd/connection.h"
 #include "app/pollux/nbd/listener.h"
+#include "app/pollux/tls/named.h"
 #include "lib/base/clock.h"
+#include "lib/tls/session.h"
 #include "reactor/control.h"
 
 enum { URI_MAX_BYTES = 512 };
@@ -21,17 +23,42 @@ enum { URI_MAX_BYTES = 512 };
 
 struct listener_params {
 	const char *uri;
+	const char *tls;
+	const char *credentials;
 };
 
-static const struct rpc_param listener_params[] = {
-	{.name = "uri",
-	 .type = RPC_STRING,
-	 .offset = offsetof(struct listener_params, uri),
-	 .required = true,
-	 .min = 1,
-	 .max = URI_MAX_BYTES,
-	 .help = "tcp://HOST:PORT (port 0: one is chosen) or unix:///PATH"},
+static const char *const tls_modes[] = {
+	[LISTENER_TLS_OFF] = "off",
+	[LISTENER_TLS_ON] = "on",
+	[LISTENER_TLS_REQUIRE] = "require",
+	NULL,
 };
+
+#define URI_PARAM                                                                                  \
+	{                                                                                          \
+		.name = "uri", .type = RPC_STRING,                                                 \
+		.offset = offsetof(struct listener_params, uri), .required = true, .min = 1,       \
+		.max = URI_MAX_BYTES,                                                              \
+		.help = "tcp://HOST:PORT (port 0: one is chosen) or unix:///PATH"                  \
+	}
+
+static const struct rpc_param listener_params[] = {
+	URI_PARAM,
+	{.name = "tls",
+	 .type = RPC_ENUM,
+	 .offset = offsetof(struct listener_params, tls),
+	 .values = tls_modes,
+	 .help = "on: clients may use TLS; require: they must. Without it: require if "
+		 "tls_credentials are given, else off"},
+	{.name = "tls_credentials",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct listener_params, credentials),
+	 .min = 1,
+	 .max = NAMED_NAME_MAX_BYTES,
+	 .help = "Name of the credentials (tls_create)"},
+};
+
+static const struct rpc_param listener_name_params[] = {URI_PARAM};
 
 static void listening(void *arg, struct listener *listener, int error, const char *why)
 {
@@ -41,9 +68,30 @@ static void listening(void *arg, struct listener *listener, int error, const cha
 		rpc_reply(arg, json_string(listener_uri(listener)));
 }
 
+static enum listener_tls tls_mode(const struct listener_params *p)
+{
+	enum listener_tls mode = LISTENER_TLS_OFF;
+	if (!p->tls)
+		return p->credentials ? LISTENER_TLS_REQUIRE : LISTENER_TLS_OFF;
+	while (strcmp(tls_modes[mode], p->tls))
+		mode++;
+	return mode;
+}
+
 static void create_listener(struct rpc_call *call, const void *params)
 {
-	listener_create(((const struct listener_params *)params)->uri, listening, call);
+	const struct listener_params *p = params;
+	struct listener_options options = {.uri = p->uri, .tls = tls_mode(p)};
+	if (p->credentials)
+		options.credentials = named_credentials_find(p->credentials);
+	if (p->credentials && !options.credentials)
+		rpc_param_error(call, "tls_credentials", -ENODEV,
+				"there are no TLS credentials named '%s'", p->credentials);
+	else if (options.tls != LISTENER_TLS_OFF && !options.credentials)
+		rpc_param_error(call, "tls_credentials", -EINVAL, "tls '%s' needs tls_credentials",
+				p->tls);
+	else
+		listener_create(&options, listening, call);
 }
 
 static void listener_gone(void *arg)
@@ -65,10 +113,16 @@ static void get_listeners(struct rpc_call *call, const void *params)
 {
 	char nbd_uri[2048];
 	json_t *list = json_array();
-	for (const struct listener *at = listener_first(); at; at = listener_next(at))
-		json_array_append_new(
-			list, json_pack("{s:s, s:s}", "uri", listener_uri(at), "nbd_uri",
-					listener_nbd_uri(at, "", nbd_uri, sizeof(nbd_uri))));
+	for (const struct listener *at = listener_first(); at; at = listener_next(at)) {
+		const struct named_credentials *credentials = listener_credentials(at);
+		json_t *object = json_pack("{s:s, s:s, s:s}", "uri", listener_uri(at), "nbd_uri",
+					   listener_nbd_uri(at, "", nbd_uri, sizeof(nbd_uri)),
+					   "tls", tls_modes[listener_tls(at)]);
+		if (credentials)
+			json_object_set_new(object, "tls_credentials",
+					    json_string(credentials->name));
+		json_array_append_new(list, object);
+	}
 	rpc_reply(call, list);
 }
 
@@ -110,6 +164,15 @@ static bool matches(const struct connection *conn, const struct connection_param
 	       (conn->export && !strcmp(conn->export->name, filter->export_name));
 }
 
+static json_t *describe_tls(const struct connection *conn)
+{
+	struct tls_session_info info;
+	if (!secure_info(conn, &info))
+		return json_object();
+	return json_pack("{s:s, s:s, s:s, s:s}", "version", info.version, "cipher", info.cipher,
+			 "key_exchange", info.key_exchange, "client", info.peer);
+}
+
 static json_t *describe(const struct connection *conn)
 {
 	static const char *const modes[] = {"simple", "structured", "extended"};
@@ -126,6 +189,8 @@ static json_t *describe(const struct connection *conn)
 		json_object_set_new(object, "export", json_string(conn->export->name));
 		json_object_set_new(object, "replies", json_string(modes[conn->limits.mode]));
 	}
+	if (conn->tls)
+		json_object_set_new(object, "tls", describe_tls(conn));
 	return object;
 }
 
@@ -246,22 +311,22 @@ static const struct rpc_method methods[] = {
 	 .result = "the URI, with the port that was chosen"},
 	{.name = "listener_delete",
 	 .help = "Stops listening; connections live on.",
-	 .params = listener_params,
-	 .param_count = COUNT_OF(listener_params),
+	 .params = listener_name_params,
+	 .param_count = COUNT_OF(listener_name_params),
 	 .params_bytes = sizeof(struct listener_params),
 	 .handler = delete_listener,
 	 .result = "true"},
 	{.name = "listener_get_listeners",
 	 .help = "The listeners.",
 	 .handler = get_listeners,
-	 .result = "[{uri, nbd_uri}]"},
+	 .result = "[{uri, nbd_uri, tls, tls_credentials}]"},
 	{.name = "connection_get_connections",
 	 .help = "The connections of NBD clients.",
 	 .params = connections_params,
 	 .param_count = COUNT_OF(connections_params),
 	 .params_bytes = sizeof(struct connection_params),
 	 .handler = get_connections,
-	 .result = "[{id, peer, listener, state, export, lcore, inflight, requests, …}]"},
+	 .result = "[{id, peer, listener, state, export, lcore, inflight, requests, tls, …}]"},
 	{.name = "connection_kick",
 	 .help = "Ends a connection at once.",
 	 .params = kick_params,

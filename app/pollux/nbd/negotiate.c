@@ -11,6 +11,7 @@
 #include "app/pollux/nbd/connection.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/tls/credentials.h"
 
 enum {
 	FEED_BYTES = 256, /* a slice of the input, so that few options' replies gather at a time */
@@ -58,6 +59,7 @@ static void describe(struct export *export, struct nbd_export_info *info)
 		.min_block = 1,
 		.preferred_block = export->preferred_bytes,
 		.max_payload = NBD_MAX_PAYLOAD_BYTES,
+		.needs_tls = export->tls_required,
 	};
 }
 
@@ -188,6 +190,9 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 		taken += n;
 		if (result == NBD_HANDSHAKE_TRANSMIT) {
 			begin_transmission(conn);
+		} else if (result == NBD_HANDSHAKE_STARTTLS) {
+			secure_begin(conn, bytes + taken, count - taken);
+			return count;
 		} else if (result == NBD_HANDSHAKE_CLOSE) {
 			char reason[sizeof(conn->reason)];
 			memcpy(reason, conn->handshake->reason, sizeof(reason));
@@ -201,8 +206,11 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 
 static void timed_out(struct timer *timer)
 {
-	connection_kill(container_of(timer, struct connection, timer),
-			"the handshake took too long");
+	struct connection *conn = container_of(timer, struct connection, timer);
+	const char *reason = "the handshake took too long";
+	if (conn->tls)
+		secure_interrupted(conn, reason);
+	connection_kill(conn, reason);
 }
 
 int negotiate_begin(struct connection *conn)
@@ -210,7 +218,10 @@ int negotiate_begin(struct connection *conn)
 	conn->handshake = malloc(sizeof(*conn->handshake));
 	if (!conn->handshake)
 		return -ENOMEM;
-	nbd_handshake_init(conn->handshake, &nbd_settings.protocol, &ops, conn);
+	struct nbd_server_config config = nbd_settings.protocol;
+	config.tls_offered = conn->offer.credentials != NULL;
+	config.tls_required = conn->offer.required;
+	nbd_handshake_init(conn->handshake, &config, &ops, conn);
 	conn->timer.fire = timed_out;
 	reactor_arm_timer(&conn->timer, nbd_settings.handshake_timeout_ms * 1000ull);
 	reactor_defer(conn->core->reactor, &conn->flush);
@@ -224,4 +235,6 @@ void negotiate_end(struct connection *conn)
 	nbd_handshake_fini(conn->handshake);
 	free(conn->handshake);
 	conn->handshake = NULL;
+	tls_credentials_put(conn->offer.credentials);
+	conn->offer.credentials = NULL;
 }
