@@ -14,8 +14,6 @@
 #include "bdev/align_internal.h"
 #include "lib/base/clock.h"
 
-enum { LEAVE_AFTER_US = 1000000 };
-
 static bool is_write(const struct bdev_io *io)
 {
 	return io->op == BDEV_WRITE || io->op == BDEV_WRITE_ZEROES || io->op == BDEV_TRIM;
@@ -40,8 +38,7 @@ static void finish_home(struct bdev_io *io)
 	io->align.held = false;
 	io->done = io->align.done;
 	io->done(io);
-	if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
-		bdev_channel_drained(ch);
+	bdev_channel_leave(ch);
 }
 
 /* A write that went straight to the driver; bdev_io_complete() accounts for it. */
@@ -78,11 +75,11 @@ static bool must_wait(struct align_channel *ac, const struct bdev_io *io)
 {
 	const struct bdev *bdev = ac->ch->bdev;
 	const struct bdev_io *other;
-	TAILQ_FOREACH (other, &ac->active, link) {
+	TAILQ_FOREACH (other, &ac->active, align.link) {
 		if (overlaps(bdev, io, other))
 			return true;
 	}
-	TAILQ_FOREACH (other, &ac->waiting, link) {
+	TAILQ_FOREACH (other, &ac->waiting, align.link) {
 		if (other == io)
 			break;
 		if (overlaps(bdev, io, other))
@@ -102,7 +99,7 @@ static void start_waiting(struct align_channel *ac);
  */
 static void owned_end(struct align_channel *ac, struct bdev_io *io)
 {
-	TAILQ_REMOVE(&ac->active, io, link);
+	TAILQ_REMOVE(&ac->active, io, align.link);
 	struct reactor *home = io->align.home->reactor;
 	if (home == reactor_self) {
 		finish_home(io);
@@ -123,8 +120,7 @@ void align_job_ended(struct align_channel *ac, struct bdev_io *io)
 	struct bdev_channel *ch = ac->ch;
 	ac->jobs_active--;
 	owned_end(ac, io);
-	if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
-		bdev_channel_drained(ch);
+	bdev_channel_leave(ch);
 }
 
 static void owned_direct_done(struct bdev_io *io)
@@ -135,10 +131,12 @@ static void owned_direct_done(struct bdev_io *io)
 static void owned_start(struct align_channel *ac, struct bdev_io *io)
 {
 	struct bdev_channel *ch = ac->ch;
-	TAILQ_INSERT_TAIL(&ac->active, io, link);
-	ch->inflight++;
+	TAILQ_INSERT_TAIL(&ac->active, io, align.link);
+	counter_add(&ch->inflight, 1);
 	io->ch = ch;
 	if (align_is_aligned(ch->bdev, io)) {
+		if (io->align.home == ch)
+			io->align.held = false; /* the driver can abort it */
 		io->started = ch->reactor->now;
 		io->done = owned_direct_done;
 		ch->type->submit(ch, &io, 1);
@@ -154,18 +152,18 @@ static void start_waiting(struct align_channel *ac)
 	struct bdev_io *io, *next;
 	if (!ac->serial || ac->acks_left || ac->starting)
 		return;
-	/* owned_start() may complete at once and come back here: the outer loop goes on instead */
+	/* owned_start() may complete at once and come back here: the outer loop goes on instead.
+	 * What it adds stands at the end, and nobody else takes from the list. */
 	ac->starting = true;
 	do {
 		ac->again = false;
 		for (io = TAILQ_FIRST(&ac->waiting); io; io = next) {
-			next = TAILQ_NEXT(io, link);
+			next = TAILQ_NEXT(io, align.link);
 			if (must_wait(ac, io))
 				continue;
-			TAILQ_REMOVE(&ac->waiting, io, link);
+			TAILQ_REMOVE(&ac->waiting, io, align.link);
 			owned_start(ac, io);
 			ac->again = true;
-			break;
 		}
 	} while (ac->again);
 	ac->starting = false;
@@ -229,17 +227,17 @@ static void begin_serial(struct align_channel *ac)
 	ac->acks_left = cores;
 	atomic_store(&bdev->align->serial, true);
 	tell_storage_cores(bdev, enter_serial);
-	reactor_arm_timer(&ac->leave, LEAVE_AFTER_US);
+	reactor_arm_timer(&ac->leave, bdev->align->leave_after_us);
 }
 
 static void maybe_leave(struct timer *timer)
 {
 	struct align_channel *ac = container_of(timer, struct align_channel, leave);
 	struct bdev *bdev = ac->ch->bdev;
-	bool quiet =
-		ac->ch->reactor->now - ac->last_misaligned >= clock_us_to_ticks(LEAVE_AFTER_US);
+	uint64_t after_us = bdev->align->leave_after_us;
+	bool quiet = ac->ch->reactor->now - ac->last_misaligned >= clock_us_to_ticks(after_us);
 	if (!quiet || ac->acks_left || ac->jobs_active || !TAILQ_EMPTY(&ac->waiting)) {
-		reactor_arm_timer(timer, LEAVE_AFTER_US);
+		reactor_arm_timer(timer, after_us);
 		return;
 	}
 	ac->entered = false;
@@ -251,7 +249,13 @@ static void maybe_leave(struct timer *timer)
 
 static void owner_take(struct align_channel *ac, struct bdev_io *io)
 {
-	TAILQ_INSERT_TAIL(&ac->waiting, io, link);
+	/* on its way when serial mode ended, or from a core that has not heard of the end: as free
+	 * as on its own core, and no reason to begin again */
+	if (!ac->entered && align_is_aligned(ac->ch->bdev, io)) {
+		owned_start(ac, io);
+		return;
+	}
+	TAILQ_INSERT_TAIL(&ac->waiting, io, align.link);
 	if (!ac->entered)
 		begin_serial(ac);
 	else
@@ -327,8 +331,8 @@ void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io)
 }
 
 /*
- * A request the layer holds was never the driver's own: only the child of its job is. One that waits,
- * or that runs on another core, ends in its own time.
+ * A request the layer holds was never the driver's own: only the child of its job is. One that
+ * waits, or that runs on another core, ends in its own time.
  */
 void bdev_abort(struct bdev_channel *ch, struct bdev_io *io)
 {
@@ -356,6 +360,7 @@ int align_state_init(struct bdev *bdev)
 	if (!bdev->align)
 		return -ENOMEM;
 	bdev->align->owner = count ? storage[next++ % count] : 0;
+	bdev->align->leave_after_us = ALIGN_LEAVE_AFTER_US;
 	return 0;
 }
 

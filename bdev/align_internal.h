@@ -8,12 +8,15 @@
 enum {
 	ALIGN_JOBS = 8,		     /* misaligned requests of a channel under way at once */
 	ALIGN_JOB_BYTES = 128 << 10, /* bounced at a time by one of them */
+	ALIGN_LEAVE_AFTER_US = 1000000,
 };
 
 /* One of a bdev. `serial` is written by the owner, read when a channel opens. */
 struct align_state {
 	unsigned owner; /* reactor index */
 	_Atomic bool serial;
+	/* serial mode ends so long after the last misaligned write; constant while channels are open */
+	uint64_t leave_after_us;
 };
 
 struct align_channel;
@@ -25,6 +28,7 @@ struct align_job {
 	uint64_t at;			     /* next byte of the request to do */
 	uint64_t begin, end;		     /* this piece, in bytes of the request */
 	uint64_t hull, hull_end;	     /* whole blocks around it */
+	uint64_t size;			     /* the bdev's, as hull_end was made from it */
 	void (*next)(struct align_job *job); /* what follows the child's completion */
 	struct bdev_io child;
 	struct iovec iov;
@@ -48,6 +52,7 @@ struct align_channel {
 	struct align_job *jobs;
 	uint8_t *bounce;
 	STAILQ_HEAD(, align_job) idle;
+	bool beginning; /* a loop takes from the queue */
 	struct hop *queued_first, **queued_last; /* wait for a job, linked by align.hop */
 };
 

@@ -48,21 +48,31 @@ static void begin(struct align_channel *ac, struct bdev_io *io)
 	next_piece(job);
 }
 
-static void end(struct align_job *job, int status)
+/* Jobs may end as soon as they begin, and so come back here: one loop starts them all. */
+static void begin_queued(struct align_channel *ac)
 {
-	struct align_channel *ac = job->ac;
-	struct bdev_io *io = job->io;
-	struct hop *queued = ac->queued_first;
-	job->io = NULL;
-	STAILQ_INSERT_HEAD(&ac->idle, job, link);
-	if (queued) {
+	struct hop *queued;
+	if (ac->beginning)
+		return;
+	ac->beginning = true;
+	while ((queued = ac->queued_first) && !STAILQ_EMPTY(&ac->idle)) {
 		ac->queued_first = queued->next;
 		if (!ac->queued_first)
 			ac->queued_last = &ac->queued_first;
 		begin(ac, container_of(queued, struct bdev_io, align.hop));
 	}
+	ac->beginning = false;
+}
+
+static void end(struct align_job *job, int status)
+{
+	struct align_channel *ac = job->ac;
+	struct bdev_io *io = job->io;
+	job->io = NULL;
+	STAILQ_INSERT_HEAD(&ac->idle, job, link);
 	io->status = status;
 	align_job_ended(ac, io);
+	begin_queued(ac);
 }
 
 /* ---- The child: one aligned request to the driver ---- */
@@ -93,7 +103,7 @@ static void submit_child(struct align_job *job, enum bdev_op op, uint8_t flags, 
 	child->iovcnt = memory ? 1 : 0;
 	job->iov = (struct iovec){memory, length};
 	job->next = next;
-	ch->inflight++;
+	counter_add(&ch->inflight, 1);
 	ch->type->submit(ch, &child, 1);
 }
 
@@ -113,6 +123,10 @@ static void piece_done(struct align_job *job)
 static void write_hull(struct align_job *job)
 {
 	struct bdev_io *io = job->io;
+	if (unlikely(atomic_load(&job->ac->ch->bdev->size_bytes) != job->size)) {
+		next_piece(job); /* the last block may have grown: the same piece anew */
+		return;
+	}
 	uint8_t *at = job->bounce + (io->offset + job->begin - job->hull);
 	if (io->op == BDEV_WRITE)
 		copy_payload(io, job->begin, at, job->end - job->begin, false);
@@ -164,6 +178,11 @@ static void next_piece(struct align_job *job)
 		end(job, 0);
 		return;
 	}
+	if (unlikely(offset + left > size)) { /* the bdev has shrunk meanwhile */
+		end(job, io->op == BDEV_READ ? -EINVAL : -ENOSPC);
+		return;
+	}
+	job->size = size;
 	job->begin = job->at;
 	if (io->op == BDEV_WRITE_ZEROES && !(offset & mask) &&
 	    (left > mask || offset + left == size)) {
@@ -184,13 +203,10 @@ static void next_piece(struct align_job *job)
 
 void align_job_start(struct align_channel *ac, struct bdev_io *io)
 {
-	if (!STAILQ_EMPTY(&ac->idle)) {
-		begin(ac, io);
-		return;
-	}
 	io->align.hop.next = NULL;
 	*ac->queued_last = &io->align.hop;
 	ac->queued_last = &io->align.hop.next;
+	begin_queued(ac);
 }
 
 struct bdev_io *align_job_child(struct align_channel *ac, const struct bdev_io *io)

@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 
 #include "lib/base/compiler.h"
+#include "lib/base/counter.h"
 #include "reactor/reactor.h"
 
 enum bdev_op {
@@ -79,8 +80,9 @@ struct bdev_io;
 struct bdev_io {
 	struct bdev_channel *ch;
 	void (*done)(struct bdev_io *io); /* on the channel's core; may run before bdev_submit() returns */
-	uint64_t offset;		  /* bytes */
-	uint64_t length;		  /* bytes */
+	/* bytes; the alignment layer fits a TRIM's and a CACHE's to whole blocks */
+	uint64_t offset;
+	uint64_t length;
 	struct iovec *iov;
 	uint16_t iovcnt;
 	uint8_t op;    /* enum bdev_op */
@@ -88,10 +90,11 @@ struct bdev_io {
 	int32_t status; /* in done(): 0 or -errno */
 	uint64_t started; /* ticks: reactor->now at submit */
 	struct iovec lent[BDEV_LENT_IOVS];
-	TAILQ_ENTRY(bdev_io) link; /* for whoever holds the request: a waiting list of a layer */
+	TAILQ_ENTRY(bdev_io) link; /* for the driver that holds the request: a waiting list */
 	struct {	      /* the alignment layer's, while it holds the request */
 		bool held;
 		struct hop hop;
+		TAILQ_ENTRY(bdev_io) link; /* the driver may use the other one */
 		struct bdev_channel *home; /* where it was submitted */
 		void (*done)(struct bdev_io *io);
 	} align;
@@ -144,7 +147,7 @@ struct bdev_op_stats {
 	uint64_t latency_ticks, latency_max_ticks;
 };
 
-/* Kept by the owning core, read by the control thread (relaxed, a moment late). */
+/* Kept by the owning core with counter_add(), read by the control thread with counter_read(). */
 struct bdev_stats {
 	struct bdev_op_stats op[BDEV_OPS];
 };
@@ -155,10 +158,10 @@ struct bdev_channel {
 	const struct bdev_type *type;
 	struct reactor *reactor;
 	struct bdev_channel *base; /* of the bdev below, or NULL */
-	uint32_t inflight;	   /* submitted and not done, plus lent and not released */
-	uint32_t refs;		   /* opened this often on this core */
-	void (*drained)(struct bdev_channel *ch); /* called when inflight falls to 0 while closing */
-	void *drained_arg;
+	uint32_t inflight;	   /* a counter: submitted and not done, plus lent and not released */
+	uint32_t refs;		   /* holders on this core */
+	uint32_t closing;	   /* bdev_close_channels() that have drained it and not yet ended */
+	struct bdev_drain *drains; /* those that wait for inflight to fall to 0 */
 	struct bdev_stats stats;
 	struct align_channel *align; /* the alignment layer's part, NULL where align_bytes is 1 */
 	_Alignas(16) uint8_t ctx[];  /* channel_ctx_bytes of the driver */
@@ -256,7 +259,8 @@ void bdev_reset_stats(struct bdev *bdev);
 /*
  * Opens (closes) a channel on every reactor with the storage role; done(arg, 0 or -errno) later, on
  * the control thread; on error none is left open. Opened and closed as often as there are holders.
- * Closing waits for the requests in flight.
+ * The last holder's closing waits for the requests in flight on all cores before any core closes;
+ * an earlier one's does not wait: it has let its own requests end before.
  */
 void bdev_open_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg);
 void bdev_close_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg);
@@ -282,9 +286,10 @@ void bdev_align_submit(struct bdev_channel *ch, struct bdev_io *io);
  */
 static inline void bdev_submit(struct bdev_channel *ch, struct bdev_io *io)
 {
+	reactor_assert_owner(ch->reactor);
 	io->ch = ch;
 	io->started = ch->reactor->now;
-	ch->inflight++;
+	counter_add(&ch->inflight, 1);
 	if (ch->align)
 		bdev_align_submit(ch, io);
 	else
@@ -299,24 +304,32 @@ void bdev_abort(struct bdev_channel *ch, struct bdev_io *io);
 
 void bdev_channel_drained(struct bdev_channel *ch);
 
+/* A request or a loan less. */
+static inline void bdev_channel_leave(struct bdev_channel *ch)
+{
+	counter_add(&ch->inflight, -1);
+	if (unlikely(ch->drains != NULL) && !ch->inflight)
+		bdev_channel_drained(ch);
+}
+
 /* From a driver: io->status is set (0 or -errno); accounts for it and calls done(). */
 static inline void bdev_io_complete(struct bdev_io *io, int status)
 {
 	struct bdev_channel *ch = io->ch;
 	struct bdev_op_stats *stats = &ch->stats.op[io->op];
 	uint64_t ticks = ch->reactor->now - io->started;
+	reactor_assert_owner(ch->reactor);
 	io->status = status;
-	stats->ops++;
-	stats->bytes += io->length;
-	stats->latency_ticks += ticks;
+	counter_add(&stats->ops, 1);
+	counter_add(&stats->bytes, io->length);
+	counter_add(&stats->latency_ticks, ticks);
 	if (unlikely(ticks > stats->latency_max_ticks))
-		stats->latency_max_ticks = ticks;
+		counter_set(&stats->latency_max_ticks, ticks);
 	if (unlikely(status < 0))
-		stats->errors++;
+		counter_add(&stats->errors, 1);
 	if (io->iov != io->lent || io->op != BDEV_READ || !io->iovcnt) {
 		io->done(io);
-		if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
-			bdev_channel_drained(ch);
+		bdev_channel_leave(ch);
 	} else {
 		io->done(io); /* a loan: counts as in flight until bdev_io_release() */
 	}
@@ -333,8 +346,7 @@ static inline void bdev_io_release(struct bdev_channel *ch, struct bdev_io *io)
 {
 	if (ch->type->release)
 		ch->type->release(ch, io);
-	if (--ch->inflight == 0 && unlikely(ch->drained != NULL))
-		bdev_channel_drained(ch);
+	bdev_channel_leave(ch);
 }
 
 /* ---- Layers ---- */

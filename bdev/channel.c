@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * channel: opening and closing a bdev's per-core halves. A channel is counted by its holders on the
- * core; the last one to let go waits until nothing is in flight. Its memory is freed by the control
- * thread, which reads its counters.
+ * channel: opening and closing a bdev's per-core halves. A channel counts its holders on the core;
+ * when the last one lets go, all cores wait until nothing is in flight on any of them. Its memory
+ * is freed by the control thread, which reads its counters.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -61,12 +61,14 @@ struct bdev_channel *bdev_channel_get(struct bdev *bdev)
 static void add_stats(struct bdev_stats *sum, const struct bdev_stats *part)
 {
 	for (int op = 0; op < BDEV_OPS; op++) {
-		sum->op[op].ops += part->op[op].ops;
-		sum->op[op].bytes += part->op[op].bytes;
-		sum->op[op].errors += part->op[op].errors;
-		sum->op[op].latency_ticks += part->op[op].latency_ticks;
-		sum->op[op].latency_max_ticks =
-			MAX_OF(sum->op[op].latency_max_ticks, part->op[op].latency_max_ticks);
+		struct bdev_op_stats *to = &sum->op[op];
+		const struct bdev_op_stats *from = &part->op[op];
+		to->ops += counter_read(&from->ops);
+		to->bytes += counter_read(&from->bytes);
+		to->errors += counter_read(&from->errors);
+		to->latency_ticks += counter_read(&from->latency_ticks);
+		to->latency_max_ticks =
+			MAX_OF(to->latency_max_ticks, counter_read(&from->latency_max_ticks));
 	}
 }
 
@@ -89,27 +91,17 @@ static void close_here(struct bdev_channel *ch)
 
 void bdev_channel_put(struct bdev_channel *ch)
 {
-	if (--ch->refs == 0)
+	if (--ch->refs == 0 && !ch->closing)
 		close_here(ch);
 }
 
-/* In a later pass, when no caller up the stack touches the channel (or its base) any more. */
-static void run_drained(void *arg)
-{
-	struct bdev_channel *ch = arg;
-	void (*drained)(struct bdev_channel *) = ch->drained;
-	if (!drained || ch->inflight)
-		return;
-	ch->drained = NULL;
-	drained(ch);
-}
-
-void bdev_channel_drained(struct bdev_channel *ch)
-{
-	reactor_send(ch->reactor, run_drained, ch);
-}
-
 /* ---- All cores: rounds led by the control thread ---- */
+
+/* A core's part of a round that waits until nothing is in flight there. */
+struct bdev_drain {
+	struct round *round;
+	struct bdev_drain *next;
+};
 
 struct round {
 	struct bdev *bdev;
@@ -118,84 +110,8 @@ struct round {
 	_Atomic unsigned left;
 	_Atomic int error;
 	_Atomic bool opened[REACTOR_MAX];
+	struct bdev_drain drains[REACTOR_MAX];
 };
-
-static void round_free(struct round *round)
-{
-	void (*done)(void *, int) = round->done;
-	void *arg = round->arg;
-	int error = atomic_load(&round->error);
-	free(round);
-	done(arg, error);
-}
-
-static void round_end(void *arg)
-{
-	round_free(arg);
-}
-
-static void round_leave(struct round *round)
-{
-	if (atomic_fetch_sub(&round->left, 1) == 1)
-		control_send(round_end, round);
-}
-
-static void close_drained(struct bdev_channel *ch)
-{
-	struct round *round = ch->drained_arg;
-	bdev_channel_put(ch);
-	round_leave(round);
-}
-
-static void close_on_core(void *arg)
-{
-	struct round *round = arg;
-	struct bdev_channel *ch = bdev_channel_here(round->bdev);
-	if (ch && ch->refs == 1 && ch->inflight) {
-		ch->drained = close_drained;
-		ch->drained_arg = round;
-		ch->inflight++; /* cancel() may end the last request: drained only after it */
-		if (ch->type->cancel)
-			ch->type->cancel(ch);
-		if (--ch->inflight == 0)
-			bdev_channel_drained(ch);
-		return;
-	}
-	if (ch)
-		bdev_channel_put(ch);
-	round_leave(round);
-}
-
-/* Some core could not open: those that did close again. */
-static void open_undo_on_core(void *arg)
-{
-	struct round *round = arg;
-	if (atomic_load(&round->opened[reactor_self->index]))
-		bdev_channel_put(bdev_channel_here(round->bdev));
-}
-
-static void open_undone(void *arg)
-{
-	round_free(arg);
-}
-
-static void open_ended(void *arg)
-{
-	struct round *round = arg;
-	if (atomic_load(&round->error))
-		control_for_each_reactor(REACTOR_STORAGE, open_undo_on_core, open_undone, round);
-	else
-		round_free(round);
-}
-
-static void open_on_core(void *arg)
-{
-	struct round *round = arg;
-	if (bdev_channel_get(round->bdev))
-		atomic_store(&round->opened[reactor_self->index], true);
-	else
-		atomic_store(&round->error, -errno);
-}
 
 static struct round *new_round(struct bdev *bdev, void (*done)(void *arg, int error), void *arg)
 {
@@ -210,23 +126,128 @@ static struct round *new_round(struct bdev *bdev, void (*done)(void *arg, int er
 	return round;
 }
 
-void bdev_open_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg)
+static void round_end(void *arg)
 {
-	struct round *round = new_round(bdev, done, arg);
-	control_for_each_reactor(REACTOR_STORAGE, open_on_core, open_ended, round);
+	struct round *round = arg;
+	void (*done)(void *, int) = round->done;
+	void *done_arg = round->arg;
+	int error = atomic_load(&round->error);
+	free(round);
+	done(done_arg, error);
+}
+
+/* ---- Closing: all cores drain, then all cores close ---- */
+
+/*
+ * Not each on its own: while another core has requests in flight they may still come to this one,
+ * which owns their blocks (align.c) or does their work.
+ */
+static void close_on_core(void *arg)
+{
+	struct round *round = arg;
+	struct bdev_channel *ch = bdev_channel_here(round->bdev);
+	if (ch && --ch->closing == 0 && !ch->refs)
+		close_here(ch);
+}
+
+static void all_drained(void *arg)
+{
+	control_for_each_reactor(REACTOR_STORAGE, close_on_core, round_end, arg);
+}
+
+static void drain_leave(struct round *round)
+{
+	if (atomic_fetch_sub(&round->left, 1) == 1)
+		control_send(all_drained, round);
+}
+
+/* In a later pass, when no caller up the stack touches the channel (or its base) any more. */
+static void run_drained(void *arg)
+{
+	struct bdev_channel *ch = arg;
+	if (ch->inflight)
+		return;
+	struct bdev_drain *drain = ch->drains, *next;
+	for (ch->drains = NULL; drain; drain = next) {
+		next = drain->next;
+		drain_leave(drain->round);
+	}
+}
+
+void bdev_channel_drained(struct bdev_channel *ch)
+{
+	reactor_send(ch->reactor, run_drained, ch);
+}
+
+static void drain_on_core(void *arg)
+{
+	struct round *round = arg;
+	struct bdev_channel *ch = bdev_channel_here(round->bdev);
+	if (!ch) {
+		drain_leave(round);
+		return;
+	}
+	ch->closing++;
+	if (--ch->refs) {
+		drain_leave(round);
+		return;
+	}
+	struct bdev_drain *drain = &round->drains[reactor_self->index];
+	drain->round = round;
+	drain->next = ch->drains;
+	ch->drains = drain;
+	counter_add(&ch->inflight,
+		    1); /* cancel() may end the last request: drained only after it */
+	if (ch->type->cancel)
+		ch->type->cancel(ch);
+	bdev_channel_leave(ch);
 }
 
 void bdev_close_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg)
 {
 	struct round *round = new_round(bdev, done, arg);
-	unsigned cores = 0;
-	for (unsigned i = 0; i < reactor_count; i++)
-		cores += !!(reactors[i]->roles & REACTOR_STORAGE);
-	atomic_store(&round->left, cores);
+	atomic_store(&round->left, 1);
 	for (unsigned i = 0; i < reactor_count; i++) {
-		if (reactors[i]->roles & REACTOR_STORAGE)
-			reactor_send(reactors[i], close_on_core, round);
+		if (!(reactors[i]->roles & REACTOR_STORAGE))
+			continue;
+		atomic_fetch_add(&round->left, 1);
+		reactor_send(reactors[i], drain_on_core, round);
 	}
+	drain_leave(round);
+}
+
+/* ---- Opening ---- */
+
+/* Some core could not open: those that did close again. */
+static void open_undo_on_core(void *arg)
+{
+	struct round *round = arg;
+	if (atomic_load(&round->opened[reactor_self->index]))
+		bdev_channel_put(bdev_channel_here(round->bdev));
+}
+
+static void open_ended(void *arg)
+{
+	struct round *round = arg;
+	if (atomic_load(&round->error))
+		control_for_each_reactor(REACTOR_STORAGE, open_undo_on_core, round_end, round);
+	else
+		round_end(round);
+}
+
+static void open_on_core(void *arg)
+{
+	struct round *round = arg;
+	if (bdev_channel_get(round->bdev))
+		atomic_store(&round->opened[reactor_self->index], true);
+	else
+		atomic_store(&round->error, -errno);
+}
+
+void bdev_open_channels(struct bdev *bdev, void (*done)(void *arg, int error), void *arg)
+{
+	struct round *round = new_round(bdev, done, arg);
+	control_for_each_reactor(REACTOR_STORAGE, open_on_core, open_ended, round);
 }
 
 /* ---- Counters ---- */
@@ -244,8 +265,14 @@ void bdev_get_stats(const struct bdev *bdev, struct bdev_stats *stats)
 static void reset_on_core(void *arg)
 {
 	struct bdev_channel *ch = bdev_channel_here(arg);
-	if (ch)
-		memset(&ch->stats, 0, sizeof(ch->stats));
+	for (int op = 0; ch && op < BDEV_OPS; op++) {
+		struct bdev_op_stats *stats = &ch->stats.op[op];
+		counter_set(&stats->ops, 0);
+		counter_set(&stats->bytes, 0);
+		counter_set(&stats->errors, 0);
+		counter_set(&stats->latency_ticks, 0);
+		counter_set(&stats->latency_max_ticks, 0);
+	}
 }
 
 void bdev_reset_stats(struct bdev *bdev)

@@ -110,6 +110,9 @@ int bdev_register(struct bdev *bdev)
 	    !is_power_of_two(bdev->align_bytes) || bdev->align_bytes > BDEV_MAX_ALIGN_BYTES ||
 	    !is_power_of_two(bdev->mem_align_bytes) || bdev->mem_align_bytes > REGION_PAGE_BYTES)
 		return -EINVAL;
+	/* a loan of bytes between blocks would need a bounce buffer of whoever lends */
+	if (bdev->caps & BDEV_CAP_LEND && bdev->align_bytes > 1)
+		return -EINVAL;
 	error = lay_out_contexts(bdev);
 	if (!error)
 		error = align_state_init(bdev);

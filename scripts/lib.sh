@@ -5,7 +5,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 build_packages="meson ninja-build gcc pkg-config libc6-dev libdpdk-dev liburing-dev libnuma-dev
-	libjansson-dev python3"
+	libjansson-dev libgnutls28-dev python3"
 
 say() {
 	printf '%s\n' "$*" >&2

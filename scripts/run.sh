@@ -21,7 +21,7 @@ port_in_use() {
 	(exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# The value that pollux would take from the arguments for listening; nothing if there is none.
+# True if the arguments say where to listen.
 listens_elsewhere() {
 	local arg
 	for arg in "$@"; do
@@ -36,14 +36,12 @@ use_system_python
 # shellcheck disable=SC2086
 install_packages $build_packages
 dir=$root/build
-if [ -e "$dir" ] && [ ! -w "$dir" ] || [ ! -e "$dir" ] && [ ! -w "$root" ]; then
-	# an ordinary user beside a tree that is not his: serve what is built, else build in his own place
-	if [ ! -x "$dir/app/pollux/pollux" ]; then
-		dir=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pollux-build
-		mkdir -p "$dir"
-	fi
+if [ ! -w "$root" ] && [ ! -x "$dir/app/pollux/pollux" ]; then
+	# an ordinary user and a tree that is not his
+	dir=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pollux/build
+	mkdir -p "$dir" || die "$root cannot be written to, and there is no other place to build in"
 fi
-if [ ! -e "$dir" ] || [ -w "$dir" ]; then
+if [ ! -e "$dir" ] || [ -O "$dir" ]; then
 	say "building in $dir"
 	[ -f "$dir/build.ninja" ] || configure "$dir" --buildtype=release
 	build "$dir" app/pollux/pollux
@@ -59,10 +57,10 @@ if ! listens_elsewhere "$@"; then
 			"tells); stop it, or give another one: run.sh -l tcp://127.0.0.1:10810 $*"
 	fi
 	cat <<TEXT
-Pollux serves at nbd://127.0.0.1:$port
+Pollux at nbd://127.0.0.1:$port
 try:   nbdinfo nbd://127.0.0.1:$port
        qemu-img info nbd://127.0.0.1:$port
-       scripts/rpc.py export_get_exports
+       $root/scripts/rpc.py export_get_exports
 stop:  Ctrl-C
 TEXT
 fi

@@ -97,7 +97,7 @@ static int is_live(const struct sockaddr_un *un)
 	return error != ECONNREFUSED && error != ENOENT;
 }
 
-static int listen_unix(const struct address *address, int *fd, char *why, size_t why_bytes)
+static int listen_unix(struct address *address, int *fd, char *why, size_t why_bytes)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	struct stat status;
@@ -123,7 +123,17 @@ static int listen_unix(const struct address *address, int *fd, char *why, size_t
 		return refuse(error, why, why_bytes, "'%s' can not be bound: %s", address->path,
 			      strerror(-error));
 	}
+	if (lstat(address->path, &status) == 0)
+		address->inode = status.st_ino;
 	return 1;
+}
+
+void address_unlink(const struct address *address)
+{
+	struct stat status;
+	if (address->path[0] && lstat(address->path, &status) == 0 &&
+	    status.st_ino == address->inode)
+		unlink(address->path);
 }
 
 /* ---- TCP ---- */

@@ -18,6 +18,7 @@ enum {
 struct address {
 	char host[ADDRESS_HOST_BYTES]; /* TCP; without brackets */
 	char port[16];		       /* TCP */
+	unsigned long inode;	       /* of the unix socket's file, once it listens */
 	char path[ADDRESS_PATH_BYTES]; /* unix; empty: TCP */
 };
 
@@ -31,5 +32,8 @@ int address_parse(const char *uri, struct address *address, char *why, size_t wh
  */
 int address_listen(struct address *address, int fds[ADDRESS_SOCKETS_MAX], char *why,
 		   size_t why_bytes);
+
+/* Removes the unix socket's file, unless it is another socket's by now. TCP: nothing. */
+void address_unlink(const struct address *address);
 
 #endif

@@ -41,11 +41,14 @@ static json_t *role_names(unsigned roles)
 static json_t *describe_reactor(const struct reactor *reactor)
 {
 	const struct nbd_core *core = nbd_cores[reactor->index];
+	uint64_t idle = reactor->stats.idle_ticks;
+	if (atomic_load(&reactor->sleeping)) /* the sleep under way is added when it ends */
+		idle += clock_ticks() - reactor->now;
 	json_t *object =
 		json_pack("{s:i, s:i, s:I, s:I, s:b, s:i, s:i, s:[]}", "lcore", reactor->cpu, "tid",
 			  reactor->tid, "busy", (json_int_t)reactor->stats.busy_ticks, "idle",
-			  (json_int_t)reactor->stats.idle_ticks, "in_interrupt",
-			  (int)atomic_load(&reactor->sleeping), "irq", 0, "sys", 0, "lw_threads");
+			  (json_int_t)idle, "in_interrupt", (int)atomic_load(&reactor->sleeping),
+			  "irq", 0, "sys", 0, "lw_threads");
 	json_object_set_new(object, "roles", role_names(reactor->roles));
 	json_object_set_new(object, "numa_id", json_integer(reactor->node));
 	json_object_set_new(object, "loops", json_integer(reactor->stats.loops));

@@ -42,7 +42,7 @@ struct client {
 static struct {
 	struct rpc_server *server;
 	struct control_watch watch;
-	char path[ADDRESS_PATH_BYTES];
+	struct address address;
 	bool open;
 	unsigned count;
 	TAILQ_HEAD(, client) clients;
@@ -225,7 +225,7 @@ int rpc_socket_open(struct rpc_server *server, const char *path, char *why, size
 	front.server = server;
 	front.watch.fd = fds[0];
 	front.watch.ready = client_arrives;
-	strcpy(front.path, address.path);
+	front.address = address;
 	front.open = true;
 	return control_watch_add(&front.watch, EPOLLIN);
 }
@@ -241,11 +241,11 @@ void rpc_socket_close(void)
 	}
 	control_watch_remove(&front.watch);
 	close(front.watch.fd);
-	unlink(front.path);
+	address_unlink(&front.address);
 	front.open = false;
 }
 
 const char *rpc_socket_path(void)
 {
-	return front.open ? front.path : NULL;
+	return front.open ? front.address.path : NULL;
 }

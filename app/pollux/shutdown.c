@@ -53,7 +53,7 @@ static void wait_for_clients(struct control_timer *timer)
 		if (export->state == EXPORT_READY)
 			export_delete(export, false, EXPORT_DRAIN_MS, NULL, NULL);
 	}
-	if (export_count() || atomic_load(&nbd_connection_count))
+	if (export_count() || atomic_load(&nbd_connection_count) || listener_first())
 		control_arm_timer(timer, 1000);
 	else
 		remove_bdevs();
@@ -118,6 +118,8 @@ void shutdown_begin(uint32_t kick_after_ms)
 	state.listeners = 1;
 	for (listener = listener_first(); listener; listener = next) {
 		next = listener_next(listener);
+		if (listener_is_closing(listener))
+			continue;
 		state.listeners++;
 		listener_delete(listener, listener_gone, NULL);
 	}

@@ -146,19 +146,17 @@ bool tls_aes_is_fast(void)
 #define CHACHA_FIRST "+CHACHA20-POLY1305:+AES-128-GCM:+AES-256-GCM"
 
 /*
- * In TLS 1.2 the key exchange counts before the cipher, and GnuTLS has ECDHE-PSK with no AES-GCM:
- * with DHE-PSK first such a client pays a millisecond once and not ChaCha20's price for ever.
- * TLS 1.3 takes its groups in the order of the exchanges: ECDHE-ECDSA, of no use without a
- * certificate, brings the elliptic ones before the slow finite fields.
+ * TLS 1.3 takes its groups in the order of the exchanges: elliptic ones, being faster, first. In
+ * TLS 1.2 the exchange counts before the cipher, and GnuTLS has ECDHE-PSK with no AES-GCM: there
+ * DHE-PSK comes first, and a client pays a millisecond once and not ChaCha20's price for ever.
  */
-#define PSK_FOR_AES    "-KX-ALL:+ECDHE-ECDSA:+DHE-PSK:+ECDHE-PSK:+PSK"
-#define PSK_FOR_CHACHA "-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
+#define PSK_EXCHANGES	      "-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
+#define PSK_EXCHANGES_TLS_1_2 "-KX-ALL:+DHE-PSK:+ECDHE-PSK:+PSK"
 
-static char *priority_text(const struct tls_credentials *credentials)
+static char *priority_text(const struct tls_credentials *credentials, const char *key_exchanges)
 {
 	const struct tls_credentials_config *config = &credentials->config;
-	bool only_1_3 = config->min_version == TLS_VERSION_1_3, aes = tls_aes_is_fast();
-	const char *key_exchange = !config->psk_file ? "-RSA" : aes ? PSK_FOR_AES : PSK_FOR_CHACHA;
+	bool only_1_3 = config->min_version == TLS_VERSION_1_3;
 	char *text;
 	int n;
 	if (config->priority)
@@ -168,28 +166,38 @@ static char *priority_text(const struct tls_credentials *credentials)
 		n = asprintf(
 			&text,
 			"NORMAL:-VERS-ALL:+VERS-TLS1.3%s:-CIPHER-ALL:%s:%s:%%SERVER_PRECEDENCE",
-			only_1_3 ? "" : ":+VERS-TLS1.2", aes ? AES_FIRST : CHACHA_FIRST,
-			key_exchange);
+			only_1_3 ? "" : ":+VERS-TLS1.2",
+			tls_aes_is_fast() ? AES_FIRST : CHACHA_FIRST, key_exchanges);
 	return n < 0 ? NULL : text;
 }
 
-static int make_priority(struct tls_credentials *credentials, struct tls_report *report)
+static int init_priority(gnutls_priority_t *priority, const char *text, struct tls_report *report)
 {
-	credentials->priority_text = priority_text(credentials);
-	if (!credentials->priority_text)
-		return tls_report_error(report, -ENOMEM, "no memory for TLS credentials");
 	const char *at = NULL;
-	int code =
-		gnutls_priority_init2(&credentials->priority, credentials->priority_text, &at, 0);
+	int code = text ? gnutls_priority_init2(priority, text, &at, 0) : GNUTLS_E_MEMORY_ERROR;
 	if (code == GNUTLS_E_SUCCESS)
 		return 0;
 	if (code == GNUTLS_E_MEMORY_ERROR)
 		return tls_report_error(report, -ENOMEM, "no memory for TLS credentials");
 	if (code == GNUTLS_E_NO_PRIORITIES_WERE_SET || !at)
 		return tls_report_error(report, -EINVAL,
-					"the priority string \"%s\" allows nothing",
-					credentials->priority_text);
+					"the priority string \"%s\" allows nothing", text);
 	return tls_report_error(report, -EINVAL, "the priority string is wrong at \"%s\"", at);
+}
+
+static int make_priorities(struct tls_credentials *credentials, struct tls_report *report)
+{
+	const struct tls_credentials_config *config = &credentials->config;
+	credentials->priority_text =
+		priority_text(credentials, config->psk_file ? PSK_EXCHANGES : "-RSA");
+	int error = init_priority(&credentials->priority, credentials->priority_text, report);
+	if (error || config->priority || !config->psk_file || config->endpoint != TLS_SERVER ||
+	    config->min_version == TLS_VERSION_1_3 || !tls_aes_is_fast())
+		return error;
+	char *text = priority_text(credentials, PSK_EXCHANGES_TLS_1_2);
+	error = init_priority(&credentials->priority_tls_1_2, text, report);
+	free(text);
+	return error;
 }
 
 /* ---- The configuration ---- */
@@ -304,7 +312,7 @@ int tls_credentials_create(const struct tls_credentials_config *config,
 	if (!copy_config(&made->config, config))
 		error = tls_report_error(report, -ENOMEM, "no memory for TLS credentials");
 	if (!error)
-		error = make_priority(made, report);
+		error = make_priorities(made, report);
 	if (!error)
 		error = made->config.psk_file ? tls_psk_load(made, report)
 					      : tls_x509_load(made, report);
@@ -335,6 +343,8 @@ void tls_credentials_put(struct tls_credentials *credentials)
 		return;
 	if (credentials->priority)
 		gnutls_priority_deinit(credentials->priority);
+	if (credentials->priority_tls_1_2)
+		gnutls_priority_deinit(credentials->priority_tls_1_2);
 	if (credentials->x509)
 		gnutls_certificate_free_credentials(credentials->x509);
 	if (credentials->psk_server)

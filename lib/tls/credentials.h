@@ -6,9 +6,9 @@
  *
  * Threads: immutable once created and reference counted (atomically), so that sessions of any
  * number of reactors share one. That is safe because GnuTLS promises it for credentials that nobody
- * modifies ("Thread safety" in its manual), its priorities are counted atomically, and its
- * handshakes were seen to write nothing into them (3.7.9). New files are taken by making new
- * credentials; sessions under way keep theirs.
+ * modifies ("Thread safety" in its manual); in its source (3.7.9) handshakes only read them, and
+ * count uses of the priorities atomically - ours outlive the last session's. New files are taken by
+ * making new credentials; sessions under way keep theirs.
  *
  * create and reload read files and parse keys: on the control thread or a worker, never on a
  * reactor. get, put and the getters: any thread; the last put frees, which takes some microseconds.

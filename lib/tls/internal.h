@@ -30,6 +30,7 @@ struct tls_credentials {
 	struct tls_credentials_config config; /* its strings are ours */
 	enum tls_verify verify;		      /* never DEFAULT */
 	gnutls_priority_t priority;
+	gnutls_priority_t priority_tls_1_2; /* what a server turns to then; NULL: the same */
 	char *priority_text;
 	/* X.509 */
 	gnutls_certificate_credentials_t x509;

@@ -120,6 +120,15 @@ static bool is_address(const char *name)
 	return inet_pton(AF_INET, name, &address) == 1 || inet_pton(AF_INET6, name, &address) == 1;
 }
 
+/* A server has read the client's hello: the version is settled, the cipher not yet. */
+static int after_hello(gnutls_session_t tls)
+{
+	struct tls_session *session = gnutls_session_get_ptr(tls);
+	if (gnutls_protocol_get_version(tls) != GNUTLS_TLS1_2)
+		return 0;
+	return gnutls_priority_set(tls, session->credentials->priority_tls_1_2);
+}
+
 static int set_up(struct tls_session *session, const char *server_name)
 {
 	const struct tls_credentials *credentials = session->credentials;
@@ -140,6 +149,8 @@ static int set_up(struct tls_session *session, const char *server_name)
 	code = gnutls_priority_set(session->tls, credentials->priority);
 	if (code < 0)
 		return code;
+	if (credentials->priority_tls_1_2)
+		gnutls_handshake_set_post_client_hello_function(session->tls, after_hello);
 	if (credentials->x509)
 		code = gnutls_credentials_set(session->tls, GNUTLS_CRD_CERTIFICATE,
 					      credentials->x509);
@@ -327,7 +338,8 @@ static const uint8_t *next_piece(const struct tls_source *source, size_t *bytes)
 	memcpy(gathered, first, have);
 	for (iov++; iov < end && have < *bytes; iov++) {
 		size_t n = MIN_OF(*bytes - have, iov->iov_len);
-		memcpy(gathered + have, iov->iov_base, n);
+		if (likely(n)) /* an empty piece may have no address */
+			memcpy(gathered + have, iov->iov_base, n);
 		have += n;
 	}
 	*bytes = have;

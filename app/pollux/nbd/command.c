@@ -194,6 +194,7 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 
 bool command_begin(struct connection *conn, const uint8_t *header)
 {
+	reactor_assert_owner(conn->core->reactor);
 	struct nbd_command_request wire;
 	if (unlikely(!nbd_request_decode(header, conn->limits.mode, &wire))) {
 		connection_kill(conn, "a request with a wrong magic");
@@ -239,6 +240,17 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 
 static void part_done(struct request *part);
 
+/*
+ * No further part is wanted: nobody takes it, the time-out has answered it, or - in simple mode,
+ * where an error can only stand alone - one part has failed. Elsewhere each part tells its own
+ * error.
+ */
+static bool is_given_up(const struct connection *conn, const struct request *read)
+{
+	return conn->mute || read->answered ||
+	       (conn->limits.mode == NBD_MODE_SIMPLE && read->status);
+}
+
 /* Hands the parts that are ready to the client's queue, in order. True when the READ is over. */
 static bool emit_parts(struct connection *conn, struct request *read)
 {
@@ -253,13 +265,12 @@ static bool emit_parts(struct connection *conn, struct request *read)
 		read->emitted += part->length;
 		if (part->io.status < 0) {
 			read->status = part->io.status;
-			if (simple && !first)
+			if (simple && conn->big_exclusive)
 				connection_kill(conn, "a READ failed after its reply had begun");
-			else if (!simple && !conn->mute)
+			else if (!simple && !is_given_up(conn, read))
 				transmit_error_at(conn, read, part, last);
 		}
-		if (conn->mute || read->answered || part->io.status < 0 ||
-		    (simple && read->status)) {
+		if (part->io.status < 0 || is_given_up(conn, read)) {
 			connection_put_request(conn, part);
 			continue;
 		}
@@ -268,14 +279,13 @@ static bool emit_parts(struct connection *conn, struct request *read)
 	}
 	if (read->parts)
 		return false;
-	return read->emitted == read->length || conn->mute || (simple && read->status);
+	return read->emitted == read->length || is_given_up(conn, read);
 }
 
 /* One part more is submitted. False: not now. */
 static bool submit_part(struct connection *conn, struct request *read)
 {
-	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || read->status ||
-	    conn->mute)
+	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || is_given_up(conn, read))
 		return false;
 	uint64_t length = MIN_OF(read->length - read->at, part_bytes(conn));
 	struct request *part = take_slot(conn);
@@ -313,7 +323,7 @@ static void end_large_read(struct connection *conn, struct request *read)
 	 */
 	bool told = read->emitted &&
 		    !(conn->limits.mode == NBD_MODE_SIMPLE && read->status && !conn->big_exclusive);
-	if (told || conn->mute)
+	if (told || conn->mute || read->answered)
 		transmit_read_end(conn, read);
 	else
 		transmit_reply(conn, read);

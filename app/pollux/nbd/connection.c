@@ -78,6 +78,7 @@ refuse:
 
 void connection_block(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->blocked)
 		return;
 	conn->blocked = true;
@@ -156,6 +157,7 @@ static void cancel(struct connection *conn, struct uring_op *op)
 
 void connection_drain(struct connection *conn, const char *reason)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->state != CONN_TRANSMISSION) {
 		connection_finish(conn, reason);
 		return;
@@ -167,6 +169,7 @@ void connection_drain(struct connection *conn, const char *reason)
 
 void connection_finish(struct connection *conn, const char *reason)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->state >= CONN_FINISHING)
 		return;
 	remember(conn, reason);
@@ -195,6 +198,7 @@ static void abort_requests(struct timer *timer)
 
 void connection_kill(struct connection *conn, const char *reason)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->state == CONN_DEAD)
 		return;
 	remember(conn, reason);
@@ -261,6 +265,7 @@ static void connection_free(struct connection *conn)
 
 void connection_check(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	bool quiet = !conn->inflight && !conn->sending;
 	if (conn->state == CONN_FINISHING && quiet && !conn->batches && !conn->handshake_out_bytes)
 		linger(conn);

@@ -38,6 +38,7 @@ struct listener {
 	struct reactor *reactor;
 	unsigned count; /* of acceptors */
 	_Atomic unsigned open;
+	bool closing; /* listener_delete() was called */
 	struct acceptor acceptors[ADDRESS_SOCKETS_MAX];
 	void (*done)(void *arg);
 	void *done_arg;
@@ -149,8 +150,6 @@ static void closed(void *arg)
 	void (*done)(void *) = listener->done;
 	void *done_arg = listener->done_arg;
 	TAILQ_REMOVE(&listeners, listener, link);
-	if (listener->address.path[0])
-		unlink(listener->address.path);
 	log_info("nbd", "no longer listening on %s", listener->uri);
 	if (listener->credentials)
 		listener->credentials->users--;
@@ -355,6 +354,9 @@ void listener_delete(struct listener *listener, void (*done)(void *arg), void *a
 {
 	listener->done = done;
 	listener->done_arg = arg;
+	listener->closing = true;
+	/* now, not when the sockets are closed: by then the path may be a new listener's */
+	address_unlink(&listener->address);
 	reactor_send(listener->reactor, stop_here, listener);
 }
 
@@ -364,7 +366,7 @@ struct listener *listener_find(const char *uri)
 {
 	struct listener *listener;
 	TAILQ_FOREACH (listener, &listeners, link) {
-		if (!strcmp(listener->uri, uri) && !listener->done_arg && !listener->done)
+		if (!strcmp(listener->uri, uri) && !listener->closing)
 			return listener;
 	}
 	return NULL;
@@ -378,6 +380,11 @@ struct listener *listener_first(void)
 struct listener *listener_next(const struct listener *listener)
 {
 	return TAILQ_NEXT(listener, link);
+}
+
+bool listener_is_closing(const struct listener *listener)
+{
+	return listener->closing;
 }
 
 const char *listener_uri(const struct listener *listener)

@@ -41,6 +41,8 @@ void listener_delete(struct listener *listener, void (*done)(void *arg), void *a
 struct listener *listener_find(const char *uri);
 struct listener *listener_first(void);
 struct listener *listener_next(const struct listener *listener);
+/* It is being deleted: not to be deleted again. */
+bool listener_is_closing(const struct listener *listener);
 /* As it was created. */
 const char *listener_uri(const struct listener *listener);
 enum listener_tls listener_tls(const struct listener *listener);

@@ -16,6 +16,7 @@ enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than anot
 
 void receive_arm(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	if (conn->receiving || conn->state == CONN_DEAD || conn->end_of_file)
 		return;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
@@ -151,6 +152,7 @@ void receive_take(struct connection *conn, const uint8_t *bytes, size_t count)
 /* Bytes kept back are tried again. */
 void receive_resume(struct connection *conn)
 {
+	reactor_assert_owner(conn->core->reactor);
 	conn->starved = false;
 	if (conn->spill) {
 		uint8_t *spill = conn->spill;

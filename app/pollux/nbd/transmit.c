@@ -182,6 +182,7 @@ static void append_reply(struct connection *conn, struct request *request)
 
 void transmit_reply(struct connection *conn, struct request *request)
 {
+	reactor_assert_owner(conn->core->reactor);
 	account(conn, request);
 	if (unlikely(conn->mute || request->answered)) {
 		connection_put_request(conn, request);

@@ -4,6 +4,7 @@
  */
 #include "test/unit/tls/certificates.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -118,6 +119,15 @@ static gnutls_x509_crt_t begin_certificate(gnutls_x509_privkey_t key, const stru
 	put_alternative(certificate, GNUTLS_SAN_DNSNAME, wish->dns);
 	put_alternative(certificate, GNUTLS_SAN_RFC822NAME, wish->email);
 	put_alternative(certificate, GNUTLS_SAN_URI, wish->uri);
+	if (wish->ip) {
+		uint8_t address[16];
+		bool four = inet_pton(AF_INET, wish->ip, address) == 1;
+		assert_true(four || inet_pton(AF_INET6, wish->ip, address) == 1);
+		assert_int_equal(gnutls_x509_crt_set_subject_alt_name(
+					 certificate, GNUTLS_SAN_IPADDRESS, address, four ? 4 : 16,
+					 GNUTLS_FSAN_APPEND),
+				 0);
+	}
 	if (wish->server)
 		gnutls_x509_crt_set_key_purpose_oid(certificate, GNUTLS_KP_TLS_WWW_SERVER, 0);
 	if (wish->client)

@@ -17,7 +17,7 @@ struct authority {
 
 /* What a certificate says; zero: a name without alternatives, valid from an hour ago for a day. */
 struct wish {
-	const char *common_name, *organization, *dns, *email, *uri;
+	const char *common_name, *organization, *dns, *email, *uri, *ip;
 	int from_hours, to_hours; /* from now, if not both 0 */
 	bool server, client;	  /* key purposes; none: any */
 	unsigned serial;

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "lib/base/compiler.h"
+#include "test/unit/tls/certificates.h"
 
 enum { OUT_BYTES = 64 << 10, STEPS_MAX = 100000 };
 
@@ -63,6 +64,36 @@ struct tls_credentials *credentials_of(enum tls_endpoint endpoint, const char *d
 		.verify_peer = verify,
 	};
 	return credentials_make(&config);
+}
+
+struct tls_credentials *keys_of(enum tls_endpoint endpoint, const char *directory, const char *file,
+				const char *priority)
+{
+	const struct tls_credentials_config config = {
+		.endpoint = endpoint,
+		.psk_file = in_directory(directory, file),
+		.priority = priority,
+	};
+	return credentials_make(&config);
+}
+
+struct tls_credentials *client_with(const char *directory, const char *certificate, const char *key,
+				    const char *priority)
+{
+	const struct tls_credentials_config config = {
+		.endpoint = TLS_CLIENT,
+		.ca_file = in_directory(directory, "ca-cert.pem"),
+		.certificate_file = in_directory(directory, certificate),
+		.key_file = in_directory(directory, key),
+		.priority = priority,
+	};
+	return credentials_make(&config);
+}
+
+void contains(const char *text, const char *word)
+{
+	if (!strstr(text, word))
+		fail_msg("\"%s\" lacks \"%s\"", text, word);
 }
 
 /* ---- A client that is GnuTLS ---- */
@@ -128,6 +159,16 @@ void pair_open_raw(struct pair *pair, struct tls_credentials *server, const char
 	memset(pair, 0, sizeof(*pair));
 	assert_int_equal(tls_session_create(&pair->server, server, NULL), 0);
 	open_raw(pair, priority, psk_hex);
+}
+
+void pair_open_keys(struct pair *pair, const char *directory, const char *priority)
+{
+	struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", priority),
+			       *client = keys_of(TLS_CLIENT, directory, "keys", priority);
+	pair_open(pair, server, client, NULL);
+	pair_connect(pair);
+	tls_credentials_put(server);
+	tls_credentials_put(client);
 }
 
 void pair_close(struct pair *pair)
@@ -300,4 +341,27 @@ int receive_all(struct pair *pair, struct tls_session *session, void *bytes, siz
 			break;
 	}
 	return 0;
+}
+
+void pair_expect(struct pair *pair, struct tls_session *to, const void *bytes, size_t count)
+{
+	uint8_t *plain = malloc(count + 1);
+	size_t got;
+	assert_non_null(plain);
+	assert_int_equal(receive_all(pair, to, plain, count + 1, &got), 0);
+	assert_int_equal(got, count);
+	assert_memory_equal(plain, bytes, count);
+	free(plain);
+}
+
+void pair_failed(struct pair *pair, struct tls_session *session, const char *word,
+		 const char *alert)
+{
+	struct tls_session *other = session == pair->server ? pair->client : pair->server;
+	char text[1];
+	size_t got;
+	assert_int_equal(tls_session_state(session), TLS_FAILED);
+	contains(tls_session_reason(session), word);
+	assert_int_equal(receive_all(pair, other, text, 1, &got), -EPROTO);
+	contains(tls_session_reason(other), alert);
 }

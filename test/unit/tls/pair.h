@@ -41,6 +41,16 @@ struct tls_credentials *credentials_make(const struct tls_credentials_config *co
 struct tls_credentials *credentials_of(enum tls_endpoint endpoint, const char *directory,
 				       enum tls_verify verify);
 
+/* From one of its files of keys. */
+struct tls_credentials *keys_of(enum tls_endpoint endpoint, const char *directory, const char *file,
+				const char *priority);
+/* A client that trusts the directory's authority and shows this certificate. */
+struct tls_credentials *client_with(const char *directory, const char *certificate, const char *key,
+				    const char *priority);
+
+/* The text has the word in it. */
+void contains(const char *text, const char *word);
+
 /* Sessions of these; server_name for the client, or NULL. Keeps no reference of its own. */
 void pair_open(struct pair *pair, struct tls_credentials *server, struct tls_credentials *client,
 	       const char *server_name);
@@ -48,6 +58,8 @@ void pair_open(struct pair *pair, struct tls_credentials *server, struct tls_cre
  */
 void pair_open_raw(struct pair *pair, struct tls_credentials *server, const char *priority,
 		   const char *psk_hex);
+/* Connected, with the key in directory/keys; ours on both sides. */
+void pair_open_keys(struct pair *pair, const char *directory, const char *priority);
 void pair_close(struct pair *pair);
 
 /* Both hand-shake until both are done, or one has failed and the other has heard of it. */
@@ -68,5 +80,10 @@ int send_all(struct pair *pair, struct tls_session *session, const void *bytes, 
 /* Reads until `count` bytes are there, or something else happens. */
 int receive_all(struct pair *pair, struct tls_session *session, void *bytes, size_t count,
 		size_t *got);
+/* What was sent before is what `to` reads now, and no more. */
+void pair_expect(struct pair *pair, struct tls_session *to, const void *bytes, size_t count);
+/* The session has failed with these words, and the other one hears this alert. */
+void pair_failed(struct pair *pair, struct tls_session *session, const char *word,
+		 const char *alert);
 
 #endif

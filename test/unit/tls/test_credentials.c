@@ -369,6 +369,13 @@ static void warns_of_weak_keys(void **state)
 	write_text(path, "u:" KEY "\n");
 	chmod(path, 0644);
 	tls_credentials_put(taken(&config, "may be read by everyone"));
+	/* both, and more than there is room for */
+	char text[20000], *at = text;
+	for (unsigned i = 0; i < 500; i++)
+		at += sprintf(at, "user%u:%02x\n", i, i % 256);
+	write_file(path, text, at - text, 0644);
+	tls_credentials_put(taken(&config, "mode 0644); "));
+	tls_credentials_put(taken(&config, "only 1 bytes; "));
 }
 
 static void takes_many_keys(void **state)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * test_records: an open session - all of the data and nothing else, whatever the sizes of buffers,
- * pieces and records; back-pressure; damage, ends, new keys.
+ * pieces and records; back-pressure; new keys. How sessions end: test_endings.
  */
 #include <errno.h>
 #include <gnutls/crypto.h>
@@ -61,63 +61,17 @@ static int clean(void **state)
 	return 0;
 }
 
-static void contains(const char *text, const char *word)
-{
-	if (!strstr(text, word))
-		fail_msg("\"%s\" lacks \"%s\"", text, word);
-}
-
-static struct tls_credentials *keys_of(enum tls_endpoint endpoint, const char *priority)
-{
-	const struct tls_credentials_config config = {
-		.endpoint = endpoint,
-		.psk_file = in_directory(directory, "keys"),
-		.priority = priority,
-	};
-	return credentials_make(&config);
-}
-
 static void open_both(struct pair *pair, const char *priority)
 {
-	struct tls_credentials *server = keys_of(TLS_SERVER, priority),
-			       *client = keys_of(TLS_CLIENT, priority);
-	pair_open(pair, server, client, NULL);
-	pair_connect(pair);
-	tls_credentials_put(server);
-	tls_credentials_put(client);
+	pair_open_keys(pair, directory, priority);
 }
 
 static void open_raw(struct pair *pair, const char *priority)
 {
-	struct tls_credentials *server = keys_of(TLS_SERVER, priority);
+	struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", priority);
 	pair_open_raw(pair, server, priority, KEY);
 	pair_connect(pair);
 	tls_credentials_put(server);
-}
-
-/* What was sent before is what `to` reads now, and no more. */
-static void expect(struct pair *pair, struct tls_session *to, const void *bytes, size_t count)
-{
-	uint8_t *plain = malloc(count + 1);
-	size_t got;
-	assert_non_null(plain);
-	assert_int_equal(receive_all(pair, to, plain, count + 1, &got), 0);
-	assert_int_equal(got, count);
-	assert_memory_equal(plain, bytes, count);
-	free(plain);
-}
-
-/* The session has failed with these words, and the other one hears of it. */
-static void failed(struct pair *pair, struct tls_session *session, const char *word,
-		   const char *alert)
-{
-	struct tls_session *other = session == pair->server ? pair->client : pair->server;
-	char text[1];
-	size_t got;
-	assert_int_equal(tls_session_state(session), TLS_FAILED);
-	contains(tls_session_reason(session), word);
-	assert_int_equal(receive_all(pair, other, text, 1, &got), -EPROTO);
-	contains(tls_session_reason(other), alert);
 }
 
 /* ---- All of the data ---- */
@@ -129,10 +83,12 @@ static void send_pieces(struct pair *pair, struct tls_session *from, const uint8
 	struct iovec iov[40];
 	unsigned pieces = 0;
 	size_t at = 0;
+	if (random_below(2))
+		iov[pieces++] = (struct iovec){NULL, 0};
 	while (pieces < COUNT_OF(iov) - 1 && at < count) {
 		static const uint32_t most[] = {1, 20, 4097, 40000};
 		size_t n = MIN_OF(count - at, (size_t)random_below(most[random_below(4)] + 1));
-		iov[pieces++] = (struct iovec){(void *)(bytes + at), n};
+		iov[pieces++] = (struct iovec){n ? (void *)(bytes + at) : NULL, n};
 		at += n;
 	}
 	iov[pieces++] = (struct iovec){(void *)(bytes + at), count - at};
@@ -287,7 +243,7 @@ static void a_full_buffer_stops_writing(void **state)
 	assert_int_equal(source.at, taken);
 	assert_int_equal(out.used, used);
 	queue_put(&pair.to_client, wire, out.used);
-	expect(&pair, pair.client, bytes, taken);
+	pair_expect(&pair, pair.client, bytes, taken);
 	free(bytes);
 	free(wire);
 	pair_close(&pair);
@@ -313,7 +269,7 @@ static void a_buffer_below_a_record(void **state)
 		assert_true(++flushes < 20);
 	} while (result == -EAGAIN);
 	queue_put(&pair.to_client, wire, out.used);
-	expect(&pair, pair.client, "hello, world", 12);
+	pair_expect(&pair, pair.client, "hello, world", 12);
 	pair_close(&pair);
 }
 
@@ -332,153 +288,7 @@ static void alerts_wait_for_room(void **state)
 	assert_int_equal(tls_session_record_state(pair.server, false, &record), -EINVAL);
 	assert_int_equal(side_flush(&pair, pair.server), 0);
 	assert_int_equal(tls_session_output_pending(pair.server), 0);
-	failed(&pair, pair.server, "the client breaks TLS: ", "Bad record MAC");
-	pair_close(&pair);
-}
-
-/* ---- Damage ---- */
-
-static void damaged_records(void **state)
-{
-	/* a byte of the header, of the middle, and of the tag */
-	for (unsigned i = 0; i < 3 * COUNT_OF(priorities); i++) {
-		struct pair pair;
-		char text[100];
-		size_t got;
-		open_both(&pair, priorities[i / 3]);
-		send_all(&pair, pair.client, "good", 4);
-		size_t good = pair.to_server.count;
-		memset(text, 'x', sizeof(text));
-		send_all(&pair, pair.client, text, sizeof(text));
-		size_t bad = pair.to_server.count - good;
-		size_t at = i % 3 == 0 ? 0 : i % 3 == 1 ? bad / 2 : bad - 1;
-		pair.to_server.bytes[pair.to_server.at + good + at] ^= 4;
-		/* what came before is delivered, with the same call */
-		assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got), -EPROTO);
-		assert_int_equal(got, 4);
-		assert_memory_equal(text, "good", 4);
-		failed(&pair, pair.server, "the client breaks TLS: ", "");
-		pair_close(&pair);
-	}
-}
-
-static void records_that_are_none(void **state)
-{
-	static const struct {
-		const char *bytes;
-		size_t count;
-	} cases[] = {
-		{"\x17\x03\x03\x00\x00", 5},		    /* empty */
-		{"\x17\x03\x03\x00\x05hello", 10},	    /* shorter than a tag */
-		{"\x17\x03\x03\xff\xff", 5},		    /* longer than allowed */
-		{"\x17\x03\x03\x41\x01", 5},		    /* by one */
-		{"\x16\x03\x03\x00\x05hello", 10},	    /* in the clear */
-		{"\x15\x03\x03\x00\x02\x01\x00", 7},	    /* a close_notify in the clear */
-		{"\x14\x03\x03\x00\x01\x01", 6},	    /* a change of cipher */
-		{"\x18\x03\x03\x00\x05\x01\x00\x02xx", 10}, /* a heartbeat */
-		{"GET / HTTP/1.0\r\n\r\n", 18},
-	};
-	for (unsigned i = 0; i < COUNT_OF(cases); i++) {
-		for (unsigned version = 0; version < 2; version++) {
-			struct pair pair;
-			char text[100];
-			size_t got;
-			open_both(&pair, version ? TLS_1_3 : TLS_1_2);
-			queue_put(&pair.to_server, cases[i].bytes, cases[i].count);
-			assert_int_equal(receive_all(&pair, pair.server, text, 1, &got), -EPROTO);
-			assert_int_equal(got, 0);
-			failed(&pair, pair.server, "the client breaks TLS: ", "");
-			pair_close(&pair);
-		}
-	}
-}
-
-/* A record sent twice, or out of order, does not decrypt. */
-static void replayed_records(void **state)
-{
-	struct pair pair;
-	char text[100];
-	size_t got;
-	open_both(&pair, NULL);
-	send_all(&pair, pair.client, "once", 4);
-	queue_put(&pair.to_server, pair.to_server.bytes + pair.to_server.at, pair.to_server.count);
-	assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got), -EPROTO);
-	assert_int_equal(got, 4);
-	failed(&pair, pair.server, "the client breaks TLS", "Bad record MAC");
-	pair_close(&pair);
-}
-
-static void truncated_records(void **state)
-{
-	struct pair pair;
-	char text[100];
-	size_t got;
-	open_both(&pair, NULL);
-	send_all(&pair, pair.client, "whole", 5);
-	send_all(&pair, pair.client, "half", 4);
-	pair.to_server.count -= 3;
-	assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got), 0);
-	assert_int_equal(got, 5);
-	assert_int_equal(tls_session_end(pair.server), -ECONNRESET);
-	contains(tls_session_reason(pair.server), "without TLS's close_notify");
-	assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got), -ECONNRESET);
-	pair_close(&pair);
-}
-
-/* ---- The end ---- */
-
-static void closing(void **state)
-{
-	for (unsigned version = 0; version < 2; version++) {
-		struct pair pair;
-		char text[100];
-		size_t got;
-		open_both(&pair, version ? TLS_1_3 : TLS_1_2);
-		send_all(&pair, pair.client, "last", 4);
-		assert_int_equal(side_close(&pair, pair.client), 0);
-		assert_int_equal(tls_session_state(pair.client), TLS_CLOSING);
-		assert_int_equal(send_all(&pair, pair.client, "x", 1), -EPIPE);
-		size_t count = pair.to_server.count;
-		assert_int_equal(side_close(&pair, pair.client), 0);
-		assert_int_equal(pair.to_server.count, count); /* once is enough */
-		/* data and the end in one call, and the end again */
-		assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got),
-				 -ESHUTDOWN);
-		assert_int_equal(got, 4);
-		assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got),
-				 -ESHUTDOWN);
-		assert_int_equal(got, 0);
-		assert_int_equal(tls_session_end(pair.server), 0);
-		/* the other half is still open */
-		assert_int_equal(tls_session_state(pair.server), TLS_OPEN);
-		assert_int_equal(send_all(&pair, pair.server, "reply", 5), 0);
-		assert_int_equal(side_close(&pair, pair.server), 0);
-		assert_int_equal(side_read(&pair, pair.client, text, sizeof(text), &got),
-				 -ESHUTDOWN);
-		assert_int_equal(got, 5);
-		assert_int_equal(tls_session_end(pair.client), 0);
-		assert_string_equal(tls_session_reason(pair.client), "");
-		pair_close(&pair);
-	}
-}
-
-/* A close_notify behind data that found no room keeps its place. */
-static void closing_with_bytes_kept(void **state)
-{
-	struct pair pair;
-	char text[100];
-	size_t got;
-	open_both(&pair, NULL);
-	pair.room = 7;
-	struct iovec iov = {"last words", 10};
-	struct tls_source source = {&iov, 1, 0};
-	assert_int_equal(side_write(&pair, pair.client, &source), -EAGAIN);
-	assert_int_equal(source.count, 0);
-	assert_int_equal(side_close(&pair, pair.client), 0);
-	while (side_flush(&pair, pair.client) == -EAGAIN)
-		;
-	assert_int_equal(receive_all(&pair, pair.server, text, sizeof(text), &got), -ESHUTDOWN);
-	assert_int_equal(got, 10);
+	pair_failed(&pair, pair.server, "the client breaks TLS: ", "Bad record MAC");
 	pair_close(&pair);
 }
 
@@ -497,43 +307,15 @@ static void new_keys(void **state)
 		assert_int_equal(tls_session_update_keys(asking, i & 2, &out), 0);
 		queue_put(i & 1 ? &pair.to_client : &pair.to_server, wire, out.used);
 		assert_int_equal(send_all(&pair, asking, "after", 5), 0);
-		expect(&pair, other, "beforeafter", 11);
+		pair_expect(&pair, other, "beforeafter", 11);
 		/* the answer carries the other side's new keys, if asked for */
 		assert_int_equal(send_all(&pair, other, "reply", 5), 0);
-		expect(&pair, asking, "reply", 5);
+		pair_expect(&pair, asking, "reply", 5);
 	}
 	exchange(&pair, 100000, false);
 	pair_close(&pair);
 	open_both(&pair, TLS_1_2);
 	assert_int_equal(tls_session_update_keys(pair.server, false, NULL), -EOPNOTSUPP);
-	pair_close(&pair);
-}
-
-static void new_keys_without_end(void **state)
-{
-	struct pair pair;
-	char text[4];
-	size_t got;
-	open_raw(&pair, TLS_1_3);
-	for (unsigned i = 0; i < 100; i++)
-		assert_int_equal(gnutls_session_key_update(pair.raw, 0), 0);
-	assert_int_equal(receive_all(&pair, pair.server, text, 4, &got), -EPROTO);
-	contains(tls_session_reason(pair.server), "Too many handshake packets");
-	pair_close(&pair);
-}
-
-static void new_handshakes(void **state)
-{
-	struct pair pair;
-	char text[4];
-	size_t got;
-	open_raw(&pair, TLS_1_2);
-	assert_int_equal(gnutls_handshake(pair.raw), GNUTLS_E_AGAIN);
-	assert_int_equal(receive_all(&pair, pair.server, text, 4, &got), -EPROTO);
-	contains(tls_session_reason(pair.server), "asks for a new handshake");
-	int code = gnutls_handshake(pair.raw);
-	assert_int_equal(code, GNUTLS_E_WARNING_ALERT_RECEIVED);
-	assert_int_equal(gnutls_alert_get(pair.raw), GNUTLS_A_NO_RENEGOTIATION);
 	pair_close(&pair);
 }
 
@@ -546,7 +328,7 @@ static void peers_with_small_records(void **state)
 	uint8_t bytes[TOTAL], plain[TOTAL];
 	fill_random(bytes, TOTAL);
 	for (unsigned version = 0; version < 2; version++) {
-		struct tls_credentials *server = keys_of(TLS_SERVER, NULL);
+		struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", NULL);
 		pair_open_raw(&pair, server, version ? TLS_1_3 : TLS_1_2, KEY);
 		assert_int_equal(gnutls_record_set_max_recv_size(pair.raw, 600), 0);
 		pair_connect(&pair);
@@ -574,12 +356,12 @@ static void padding_and_warnings(void **state)
 	size_t got;
 	open_raw(&pair, TLS_1_3);
 	assert_int_equal(gnutls_record_send2(pair.raw, "padded", 6, 1000, 0), 6);
-	expect(&pair, pair.server, "padded", 6);
+	pair_expect(&pair, pair.server, "padded", 6);
 	pair_close(&pair);
 	open_raw(&pair, TLS_1_2);
 	gnutls_alert_send(pair.raw, GNUTLS_AL_WARNING, GNUTLS_A_USER_CANCELED);
 	gnutls_record_send(pair.raw, "word", 4);
-	expect(&pair, pair.server, "word", 4);
+	pair_expect(&pair, pair.server, "word", 4);
 	gnutls_alert_send(pair.raw, GNUTLS_AL_FATAL, GNUTLS_A_INTERNAL_ERROR);
 	assert_int_equal(receive_all(&pair, pair.server, text, 4, &got), -EPROTO);
 	contains(tls_session_reason(pair.server),
@@ -598,7 +380,7 @@ static void record_state(void **state)
 	struct tls_record_state sending, receiving;
 	open_both(&pair, TLS_1_3);
 	send_all(&pair, pair.server, "first", 5);
-	expect(&pair, pair.client, "first", 5);
+	pair_expect(&pair, pair.client, "first", 5);
 	assert_int_equal(tls_session_record_state(pair.server, false, &sending), 0);
 	assert_int_equal(tls_session_record_state(pair.client, true, &receiving), 0);
 	assert_int_equal(sending.key_bytes, 16);
@@ -641,15 +423,7 @@ int main(void)
 		CASE(a_full_buffer_stops_writing),
 		CASE(a_buffer_below_a_record),
 		CASE(alerts_wait_for_room),
-		CASE(damaged_records),
-		CASE(records_that_are_none),
-		CASE(replayed_records),
-		CASE(truncated_records),
-		CASE(closing),
-		CASE(closing_with_bytes_kept),
 		CASE(new_keys),
-		CASE(new_keys_without_end),
-		CASE(new_handshakes),
 		CASE(peers_with_small_records),
 		CASE(padding_and_warnings),
 		CASE(record_state),
