@@ -190,7 +190,7 @@ class Modes(TlsTest):
         self.assertTrue(tls["cipher"] and tls["key_exchange"])
         client.read(0, 1)
 
-    def test_stdin_like_pieces(self):
+    def test_bytes_one_at_a_time(self):
         """Client flags, STARTTLS, hello and requests a byte at a time."""
         target = self.start_x509()
         client = target.client()
@@ -214,12 +214,12 @@ class Modes(TlsTest):
                     break
                 incoming.write(self.more(client))
         data = b""
-        while len(data) < 48:
+        while len(data) < 44:
             try:
                 data += session.read(1 << 16)
             except ssl.SSLWantReadError:
                 incoming.write(self.more(client))
-        self.assertEqual(len(data), 20 + 4 + 20)
+        self.assertEqual(len(data), 20 + 4 + 20)  # one export without a name, the ACK
 
 
 class Selective(TlsTest):
@@ -268,8 +268,13 @@ class Selective(TlsTest):
 
 class Refusals(TlsTest):
     def test_client_does_not_trust_us(self):
-        target = self.start_x509()
-        self.refused_tls(target, context(None, ca=PKI.other), "unknown CA")
+        need_program("nbdinfo")
+        target = self.start_x509(tcp=True)  # on a unix socket libnbd checks no name, and no CA
+        done = run("nbdinfo", self.x509_uri(target, PKI.other.dir), check=False, timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        self.logged(target, "the client broke off in the handshake")
+        # OpenSSL says why in the clear, where only what is encrypted is listened to
+        self.refused_tls(target, context(None, ca=PKI.other), "Decryption has failed")
         self.serves_tls(target)
 
     def test_client_certificate_missing(self):
@@ -315,7 +320,7 @@ class Refusals(TlsTest):
         """It is served, with a warning: the client judges."""
         target = self.start_x509(directory=self.x509_dir(server="late"))
         self.assertIn("expired", target.log())
-        self.refused_tls(target, context(), "certificate has expired")
+        self.refused_tls(target, context(), "breaks TLS in the handshake")
         lenient = context()
         lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE
         self.serves_tls(target, lenient)
@@ -329,7 +334,7 @@ class Refusals(TlsTest):
         target = self.start("malloc:8M", listen=False)
         target.rpc("tls_create", name="new", dir=self.x509_dir(), min_version="1.3")
         target.rpc("listener_create", uri=f"unix://{target.sock_path}", tls_credentials="new")
-        self.refused_tls(target, context(low=ssl.TLSVersion.TLSv1_2), "ours start at TLS 1.3")
+        self.refused_tls(target, context(low=ssl.TLSVersion.TLSv1_2), "in common with the client")
         self.serves_tls(target)
         path = self.path("other.sock")
         target.rpc("tls_create", name="p", dir=self.x509_dir(),
@@ -472,10 +477,9 @@ class Hostile(TlsTest):
     def test_gone_in_the_middle(self):
         target = self.start_x509()
         self.after_ack(target).close()
-        self.logged(target, "failed: the client has ended the connection")
+        self.logged(target, "the client broke off in the handshake")
         client = self.open(target).go()
         client.request(rawnbd.CMD_READ, 0, 4096)
-        client.sock.unwrap  # not called: no close_notify
         client.close()
         self.wait_idle(target)
         self.serves_tls(target)
@@ -836,8 +840,10 @@ class OtherClients(TlsTest):
         shell = need_program("nbdsh")
         path = self.psk()
         target = self.start_psk(path=path)
-        run(shell, "-u", self.psk_uri(target, path), "-c", "h.pwrite(b'hello', 0)", "-c",
-            "assert h.pread(5, 0) == b'hello'")
+        run(shell, "-c", "h.set_uri_allow_local_file(True)", "-c",
+            f"h.connect_uri('{self.psk_uri(target, path)}')", "-c", "h.pwrite(b'hello', 0)", "-c",
+            "assert h.pread(5, 0) == b'hello'",
+            env={**os.environ, "PATH": "/usr/bin:/bin"})  # the python that has libnbd's module
 
     def test_nbdcopy_between_targets(self):
         need_program("nbdcopy")

@@ -207,10 +207,9 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 static void timed_out(struct timer *timer)
 {
 	struct connection *conn = container_of(timer, struct connection, timer);
-	const char *reason = "the handshake took too long";
 	if (conn->tls)
-		secure_interrupted(conn, reason);
-	connection_kill(conn, reason);
+		secure_timed_out(conn);
+	connection_kill(conn, "the handshake took too long");
 }
 
 int negotiate_begin(struct connection *conn)

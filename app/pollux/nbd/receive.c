@@ -175,8 +175,7 @@ void receive_resume(struct connection *conn)
 static void ended(struct connection *conn, int result)
 {
 	if (conn->tls)
-		secure_interrupted(conn, result ? strerror(-result)
-						: "the client has ended the connection");
+		secure_broken_off(conn, result);
 	if (result < 0) {
 		connection_kill(conn, strerror(-result));
 		return;

@@ -114,10 +114,28 @@ bool secure_over(struct connection *conn)
 	return true;
 }
 
-void secure_interrupted(struct connection *conn, const char *reason)
+static bool in_handshake(const struct connection *conn)
 {
-	if (conn->state == CONN_HANDSHAKE && tls_session_state(conn->tls->session) == TLS_HANDSHAKE)
-		secure_log_failure(conn, reason);
+	return conn->state == CONN_HANDSHAKE &&
+	       tls_session_state(conn->tls->session) == TLS_HANDSHAKE;
+}
+
+void secure_timed_out(struct connection *conn)
+{
+	if (in_handshake(conn))
+		secure_log_failure(conn, "the handshake took too long");
+}
+
+void secure_broken_off(struct connection *conn, int error)
+{
+	char reason[160];
+	if (!in_handshake(conn))
+		return;
+	/* libnbd, for one, closes without an alert if it does not trust us */
+	snprintf(reason, sizeof(reason),
+		 "the client broke off in the handshake (%s); it may not trust our certificate",
+		 error ? strerror(-error) : "end of file");
+	secure_log_failure(conn, reason);
 }
 
 bool secure_info(const struct connection *conn, struct tls_session_info *info)

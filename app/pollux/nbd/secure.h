@@ -46,8 +46,10 @@ void secure_receive(struct connection *conn, const uint8_t *bytes, size_t count)
  * Asked when all that was received before has been dealt with; ends the connection then.
  */
 bool secure_over(struct connection *conn);
-/* The connection ends for a reason of the socket or the clock: told if TLS was not up yet. */
-void secure_interrupted(struct connection *conn, const char *reason);
+/* The handshake's time is over: told if it was TLS that was waited for. */
+void secure_timed_out(struct connection *conn);
+/* The socket has ended; error: -errno, or 0: in order. Told if TLS was not up yet. */
+void secure_broken_off(struct connection *conn, int error);
 /* False: TLS is not up yet, or not any more. */
 bool secure_info(const struct connection *conn, struct tls_session_info *info);
 /* The connection is freed. */
