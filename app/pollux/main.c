@@ -115,6 +115,8 @@ static void bdev_ready(void *arg, struct bdev *bdev, int error, const char *why)
 		fail_spec(spec, why);
 		return;
 	}
+	if (shutdown_has_begun())
+		return;
 	struct export_options export = {
 		.name = spec->name,
 		.bdev_name = bdev->name,
@@ -230,7 +232,7 @@ static void tell_ready(void)
 
 static void create_next(void)
 {
-	if (exit_status)
+	if (shutdown_has_begun())
 		return;
 	if (!tls_begun && (options.tls_certificates || options.tls_psk)) {
 		tls_begun = true;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-A raw NBD client for tests: it sends whatever it is told to, right or wrong, and reports what came back.
+A raw NBD client for tests: it sends what it is told to, right or wrong, and tells what came back.
 
 Nothing is retried, checked or repaired on the way out; what comes in is checked strictly, because a
 server's framing is part of what the tests are about. Every read has a time-out, so that a silent

@@ -275,12 +275,24 @@ void connection_check(struct connection *conn)
 
 /* ---- The watch ---- */
 
-/* A client that takes nothing while it holds buffers that others wait for. */
+static uint64_t stall_ticks(void)
+{
+	return clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+}
+
+/* A client that takes or sends nothing while it holds buffers that others wait for. */
 static bool is_stalled(const struct connection *conn, uint64_t now)
 {
-	return conn->sending && conn->batches && conn->batches->holding &&
-	       now - conn->send_started >
-		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+	bool sends = conn->sending && conn->batches && conn->batches->holding;
+	return (sends && now - conn->send_started > stall_ticks()) ||
+	       (conn->filling && now - conn->received_at > stall_ticks());
+}
+
+/* One that is to end, and takes neither its last replies nor its leave. */
+static bool is_lingering_too_long(const struct connection *conn, uint64_t now)
+{
+	return conn->state == CONN_FINISHING && conn->sending &&
+	       now - conn->send_started > stall_ticks();
 }
 
 /* The driver has not ended the request in time, nor when asked to: its client learns that it
@@ -325,11 +337,12 @@ void connection_watch_all(struct nbd_core *core)
 {
 	struct connection *conn, *next;
 	time_out_requests(core);
-	if (TAILQ_EMPTY(&core->blocked))
-		return;
+	bool waited_for = !TAILQ_EMPTY(&core->blocked);
 	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
 		next = TAILQ_NEXT(conn, link);
-		if (is_stalled(conn, core->reactor->now))
-			connection_kill(conn, "it takes no replies while others wait for memory");
+		if (waited_for && is_stalled(conn, core->reactor->now))
+			connection_kill(conn, "it stands still while others wait for its memory");
+		else if (is_lingering_too_long(conn, core->reactor->now))
+			connection_kill(conn, "it does not take its last replies");
 	}
 }

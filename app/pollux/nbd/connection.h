@@ -104,6 +104,7 @@ struct connection {
 		timer; /* handshake time-out; later: the abort of what keeps a dead one alive */
 	uint64_t id;
 	uint64_t send_started; /* ticks, while sending */
+	uint64_t received_at;  /* ticks: the last bytes */
 	uint64_t connected_at; /* ticks */
 	uint64_t requests, bytes_in, bytes_out;
 	char peer[128];

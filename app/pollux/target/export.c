@@ -282,6 +282,14 @@ static void start_ending(void *arg)
 	control_for_each_reactor(REACTOR_NET, end_on_core, all_told, arg);
 }
 
+/* Draining takes too long. The call that began it is answered when all is freed. */
+static void kick_now(struct export *export)
+{
+	export->kick = true;
+	export_get(export); /* until the round is over */
+	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+}
+
 static void start_closing(struct export *export, bool kick)
 {
 	export->state = EXPORT_CLOSING;
@@ -289,14 +297,6 @@ static void start_closing(struct export *export, bool kick)
 	publish();
 	/* After this round no core takes the export any more: what holds it now is all there is. */
 	control_for_each_reactor(0, nothing, start_ending, export);
-}
-
-/* Draining takes too long. The call that began it is answered when all is freed. */
-static void kick_now(struct export *export)
-{
-	export->kick = true;
-	export_get(export); /* until the round is over */
-	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
 }
 
 static void drained_too_long(struct control_timer *timer)
@@ -310,7 +310,8 @@ int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 		  void (*done)(void *arg, struct export *export, int error), void *arg)
 {
 	if (export->state == EXPORT_CLOSING && kick && !export->kick) {
-		kick_now(export);
+		if (!export->closing_channels)
+			kick_now(export);
 		if (done)
 			done(arg, NULL, 0);
 		return 0;
@@ -335,6 +336,8 @@ static void bdev_event(struct bdev_claim *claim, enum bdev_event event)
 	export->doomed = true;
 	if (export->state == EXPORT_READY)
 		start_closing(export, true);
+	else if (export->state == EXPORT_CLOSING && !export->kick && !export->closing_channels)
+		kick_now(export);
 }
 
 /* ---- Opening ---- */
@@ -396,12 +399,24 @@ static int explain_claim(struct bdev *bdev, int error, char *why, size_t why_byt
 	return error;
 }
 
+/* Names are UTF-8 (proto.md, "String values"); what is not could not be told over JSON-RPC. */
+static bool is_text(const char *text)
+{
+	json_t *string = json_string(text);
+	json_decref(string);
+	return string != NULL;
+}
+
 int export_create(const struct export_options *options,
 		  void (*done)(void *arg, struct export *export, int error), void *arg, char *why,
 		  size_t why_bytes)
 {
 	if (strlen(options->name) > EXPORT_NAME_MAX_BYTES) {
 		snprintf(why, why_bytes, "the name is longer than %d bytes", EXPORT_NAME_MAX_BYTES);
+		return -EINVAL;
+	}
+	if (!is_text(options->name) || (options->description && !is_text(options->description))) {
+		snprintf(why, why_bytes, "name and description are UTF-8");
 		return -EINVAL;
 	}
 	if (export_find(options->name)) {
