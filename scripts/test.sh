@@ -11,7 +11,7 @@
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace"
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin"
 full= jobs=$(nproc) filter= cases= builds=release,asan,tsan
 while [ $# -gt 0 ]; do
 	case $1 in
