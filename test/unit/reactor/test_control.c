@@ -338,8 +338,7 @@ static uint64_t thread_us(void)
 	return now.tv_sec * 1000000ull + now.tv_nsec / 1000;
 }
 
-/* More milliseconds than an int holds, none in its low half: the loop sleeps, and wakes for a call.
- */
+/* More milliseconds than epoll_wait(2) can be told: the loop sleeps, and wakes for a call. */
 static void test_a_timer_far_away(void **state)
 {
 	pthread_t thread;
