@@ -12,6 +12,7 @@
 #include "bdev/modules.h"
 #include "bdev/remove_rpc.h"
 #include "lib/base/clock.h"
+#include "lib/base/counter.h"
 #include "reactor/control.h"
 
 enum {
@@ -214,12 +215,12 @@ static void add_stats(json_t *object, const struct bdev_stats *stats)
 		const struct bdev_op_stats *counts = &stats->op[op];
 		const struct op_names *names = &op_names[op];
 		if (names->bytes)
-			set_count(object, names->bytes, counts->bytes);
-		set_count(object, names->ops, counts->ops);
-		set_count(object, names->latency, counts->latency_ticks);
-		set_count(object, names->latency_max, counts->latency_max_ticks);
-		if (counts->errors)
-			set_count(errors, names->error, counts->errors);
+			set_count(object, names->bytes, counter_read(&counts->bytes));
+		set_count(object, names->ops, counter_read(&counts->ops));
+		set_count(object, names->latency, counter_read(&counts->latency_ticks));
+		set_count(object, names->latency_max, counter_read(&counts->latency_max_ticks));
+		if (counter_read(&counts->errors))
+			set_count(errors, names->error, counter_read(&counts->errors));
 	}
 	/* SPDK's clients look for them; no bdev of Pollux copies on its own */
 	set_count(object, "bytes_copied", 0);
@@ -229,7 +230,7 @@ static void add_stats(json_t *object, const struct bdev_stats *stats)
 
 static uint32_t inflight(const struct bdev_channel *ch)
 {
-	return __atomic_load_n(&ch->inflight, __ATOMIC_RELAXED);
+	return counter_read(&ch->inflight);
 }
 
 static json_t *channel_stats(const struct bdev_channel *ch)
@@ -239,8 +240,7 @@ static json_t *channel_stats(const struct bdev_channel *ch)
 	set_count(object, "lcore", ch->reactor->cpu);
 	json_object_set_new(object, "cpu", json_integer(ch->reactor->cpu));
 	set_count(object, "in_flight", inflight(ch));
-	struct bdev_stats stats = ch->stats;
-	add_stats(object, &stats);
+	add_stats(object, &ch->stats);
 	return object;
 }
 
@@ -442,7 +442,10 @@ static const struct rpc_method methods[] = {
 		   "claim_type, "
 		   "claimed_by, zoned, supported_io_types, driver_specific}]"},
 	{.name = "bdev_get_iostat",
-	 .help = "Reads the I/O counters of block devices; latencies in ticks, tick_rate a second.",
+	 .help = "Reads the I/O counters of block devices; latencies in ticks, tick_rate a second. "
+		 "They "
+		 "count what the driver did: a WRITE of part of a block as the READ and the WRITE "
+		 "it takes.",
 	 .params = get_iostat_params,
 	 .param_count = COUNT_OF(get_iostat_params),
 	 .params_bytes = sizeof(struct get_iostat_params),

@@ -66,6 +66,9 @@ static int start_eal(const struct reactor_config *config, char *why, size_t why_
 			 config->eal_args ? config->eal_args : "");
 		return -EINVAL;
 	}
+	/* EAL makes its run-time directory whatever it is told; without --no-shconf there is
+	 * something in it, and it stays */
+	(void)rmdir(rte_eal_get_runtime_dir());
 	clock_init(rte_get_tsc_hz());
 	return 0;
 }

@@ -14,6 +14,7 @@
 #include "app/pollux/options.h"
 #include "app/pollux/shutdown.h"
 #include "lib/base/clock.h"
+#include "lib/base/counter.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -41,28 +42,30 @@ static json_t *role_names(unsigned roles)
 static json_t *describe_reactor(const struct reactor *reactor)
 {
 	const struct nbd_core *core = nbd_cores[reactor->index];
-	uint64_t idle = reactor->stats.idle_ticks;
+	uint64_t idle = counter_read(&reactor->stats.idle_ticks);
 	if (atomic_load(&reactor->sleeping)) /* the sleep under way is added when it ends */
 		idle += clock_ticks() - reactor->now;
-	json_t *object =
-		json_pack("{s:i, s:i, s:I, s:I, s:b, s:i, s:i, s:[]}", "lcore", reactor->cpu, "tid",
-			  reactor->tid, "busy", (json_int_t)reactor->stats.busy_ticks, "idle",
-			  (json_int_t)idle, "in_interrupt", (int)atomic_load(&reactor->sleeping),
-			  "irq", 0, "sys", 0, "lw_threads");
+	json_t *object = json_pack(
+		"{s:i, s:i, s:I, s:I, s:b, s:i, s:i, s:[]}", "lcore", reactor->cpu, "tid",
+		reactor->tid, "busy", (json_int_t)counter_read(&reactor->stats.busy_ticks), "idle",
+		(json_int_t)idle, "in_interrupt", (int)atomic_load(&reactor->sleeping), "irq", 0,
+		"sys", 0, "lw_threads");
 	json_object_set_new(object, "roles", role_names(reactor->roles));
 	json_object_set_new(object, "numa_id", json_integer(reactor->node));
-	json_object_set_new(object, "loops", json_integer(reactor->stats.loops));
-	json_object_set_new(object, "sleeps", json_integer(reactor->stats.sleeps));
-	json_object_set_new(object, "io_uring_enters", json_integer(reactor->uring.enters));
+	json_object_set_new(object, "loops", json_integer(counter_read(&reactor->stats.loops)));
+	json_object_set_new(object, "sleeps", json_integer(counter_read(&reactor->stats.sleeps)));
+	json_object_set_new(object, "io_uring_enters",
+			    json_integer(counter_read(&reactor->uring.enters)));
 	json_object_set_new(object, "connections", json_integer(atomic_load(&reactor->load)));
 	json_object_set_new(object, "buffer_bytes_total",
 			    json_integer(reactor->buffers.total_bytes));
-	json_object_set_new(object, "buffer_bytes_free", json_integer(reactor->buffers.free_bytes));
+	json_object_set_new(object, "buffer_bytes_free",
+			    json_integer(counter_read(&reactor->buffers.free_bytes)));
 	json_object_set_new(object, "registered_buffers",
 			    json_boolean(reactor->uring.buffer_count > 0));
 	if (core)
 		json_object_set_new(object, "request_slots_free",
-				    json_integer(core->requests.free_count));
+				    json_integer(counter_read(&core->requests.free_count)));
 	return object;
 }
 

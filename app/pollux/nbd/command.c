@@ -451,10 +451,39 @@ void command_continue_read(struct connection *conn)
 	conn->big_running = false;
 }
 
+/* A part more of a READ that was left has ended. */
+static void drop_part(struct request *part)
+{
+	struct request *read = part->parent;
+	struct connection *conn = part->owner;
+	connection_put_request(conn, part);
+	if (--read->parts == 0)
+		transmit_left_read_end(conn, read);
+}
+
+void command_leave_read(struct connection *conn)
+{
+	struct request *read = conn->big, *part = read->parts_first, *next;
+	conn->big = NULL;
+	read->parts++; /* it ends after the walk */
+	for (; part; part = next) {
+		next = part->next;
+		if (part->part_done)
+			drop_part(part);
+	}
+	if (--read->parts == 0)
+		transmit_left_read_end(conn, read);
+	command_continue_read(conn);
+}
+
 static void part_done(struct request *part)
 {
+	struct connection *conn = part->owner;
 	part->part_done = true;
-	command_continue_read(part->owner);
+	if (likely(conn->big == part->parent))
+		command_continue_read(conn);
+	else
+		drop_part(part);
 }
 
 /* ---- WRITE ---- */

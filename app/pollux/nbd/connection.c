@@ -67,6 +67,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	TAILQ_INSERT_TAIL(&core->connections, conn, link);
 	if (!core->connection_count++)
 		reactor_arm_timer(&core->watch, 0);
+	rx_serve(&core->rx, core->connection_count);
 	receive_arm(conn);
 	return conn;
 refuse:
@@ -262,7 +263,7 @@ static void connection_free(struct connection *conn)
 	if (conn->tx_fd != conn->rx_fd)
 		close(conn->tx_fd);
 	TAILQ_REMOVE(&core->connections, conn, link);
-	core->connection_count--;
+	rx_serve(&core->rx, --core->connection_count);
 	atomic_fetch_sub(&core->reactor->load, 1);
 	atomic_fetch_sub(&nbd_connection_count, 1);
 	if (conn->export)
@@ -321,6 +322,8 @@ static void answer_instead(struct connection *conn, struct request *request)
 	}
 	whole->answered = true;
 	transmit_error(conn, &wire, NBD_EIO, "the request timed out");
+	if (conn->big == whole)
+		command_leave_read(conn);
 }
 
 static void time_out_requests(struct nbd_core *core)

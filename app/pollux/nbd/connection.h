@@ -191,6 +191,11 @@ size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t cou
 void command_filled(struct connection *conn);
 /* More parts of the large READ under way, or the next one. */
 void command_continue_read(struct connection *conn);
+/*
+ * conn->big has been answered by an error, and the bdev still holds parts of it: they end in their
+ * own time, and the next large READ need not wait for them.
+ */
+void command_leave_read(struct connection *conn);
 /* The payload will not come any more: lets go of what waits for it. */
 void command_drop_payload(struct connection *conn);
 /* Whether the range ends beyond the bdev's: it has shrunk since this client was told its size. */
@@ -227,6 +232,8 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 		       bool last);
 /* After its last part: the READ's slot is over, the replies that waited for it go out. */
 void transmit_read_end(struct connection *conn, struct request *read);
+/* The last part of a READ that was left (command_leave_read) has ended. */
+void transmit_left_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
 /* The first batch is over: what it holds is given back. */

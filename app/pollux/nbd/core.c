@@ -46,36 +46,11 @@ static void watch(struct timer *timer)
 		reactor_arm_timer(timer, WATCH_US);
 }
 
-static int init_rx(struct nbd_core *core)
-{
-	int error = region_map(&core->rx_region, (size_t)RX_BUFFERS * RX_BUFFER_BYTES,
-			       core->reactor->node, false);
-	if (error)
-		return error;
-	if (posix_memalign((void **)&core->rx_ring, REGION_PAGE_BYTES,
-			   RX_BUFFERS * sizeof(struct io_uring_buf)))
-		return -ENOMEM;
-	memset(core->rx_ring, 0, RX_BUFFERS * sizeof(struct io_uring_buf));
-	return 0;
-}
-
 /* On the reactor: its ring takes registrations from its own thread only. */
 static void start_here(void *arg)
 {
 	struct nbd_core *core = nbd_core_here();
-	struct io_uring_buf_reg registration = {
-		.ring_addr = (uint64_t)(uintptr_t)core->rx_ring,
-		.ring_entries = RX_BUFFERS,
-		.bgid = RX_GROUP,
-	};
-	core->error = io_uring_register_buf_ring(&core->reactor->uring.ring, &registration, 0);
-	if (!core->error) {
-		io_uring_buf_ring_init(core->rx_ring);
-		for (unsigned i = 0; i < RX_BUFFERS; i++)
-			io_uring_buf_ring_add(core->rx_ring, rx_buffer(core, i), RX_BUFFER_BYTES, i,
-					      RX_BUFFERS - 1, i);
-		io_uring_buf_ring_advance(core->rx_ring, RX_BUFFERS);
-	}
+	core->error = rx_start(&core->rx, &core->reactor->uring.ring);
 	core->reserve = buffers_get(&core->reactor->buffers, CORE_RESERVE_BYTES);
 	atomic_store(&core->started, true);
 }
@@ -92,7 +67,7 @@ static int make_core(struct reactor *reactor)
 	core->resume.run = resume_blocked;
 	core->watch.fire = watch;
 	nbd_cores[reactor->index] = core;
-	int error = init_rx(core);
+	int error = rx_init(&core->rx, reactor->node);
 	if (!error)
 		error = request_pool_init(&core->requests, reactor->node);
 	if (error)
@@ -124,8 +99,7 @@ void nbd_cores_free(void)
 		connection_free_batches(core);
 		secure_free_core(core);
 		request_pool_fini(&core->requests);
-		region_unmap(&core->rx_region);
-		free(core->rx_ring);
+		rx_fini(&core->rx);
 		free(core);
 		nbd_cores[i] = NULL;
 	}

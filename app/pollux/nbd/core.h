@@ -6,6 +6,7 @@
 #ifndef POLLUX_APP_NBD_CORE_H
 #define POLLUX_APP_NBD_CORE_H
 
+#include "app/pollux/nbd/rx.h"
 #include "app/pollux/nbd/secure.h"
 #include "app/pollux/target/export.h"
 #include "app/pollux/target/request.h"
@@ -13,9 +14,6 @@
 #include "reactor/reactor.h"
 
 enum {
-	RX_BUFFERS = 128, /* provided to the ring: io_uring picks one when data is there */
-	RX_BUFFER_BYTES = 32 << 10,
-	RX_GROUP = 0,
 	CORE_RESERVE_BYTES = 64 << 10,
 };
 
@@ -37,8 +35,7 @@ struct nbd_core {
 	struct reactor *reactor;
 	struct request_pool requests;
 	/* receive */
-	struct io_uring_buf_ring *rx_ring;
-	struct region rx_region;
+	struct rx_pool rx;
 	/* transmit */
 	struct tx_batch *free_batches;
 	unsigned free_batch_count;
@@ -66,19 +63,6 @@ void nbd_cores_free(void);
 static inline struct nbd_core *nbd_core_here(void)
 {
 	return nbd_cores[reactor_self->index];
-}
-
-static inline uint8_t *rx_buffer(const struct nbd_core *core, unsigned id)
-{
-	return (uint8_t *)core->rx_region.base + (size_t)id * RX_BUFFER_BYTES;
-}
-
-/* The ring may use the buffer again. */
-static inline void rx_give_back(struct nbd_core *core, unsigned id)
-{
-	io_uring_buf_ring_add(core->rx_ring, rx_buffer(core, id), RX_BUFFER_BYTES, id,
-			      RX_BUFFERS - 1, 0);
-	io_uring_buf_ring_advance(core->rx_ring, 1);
 }
 
 /* A slot or a buffer has come free: whoever waits is tried again at the end of the pass. */

@@ -199,7 +199,7 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 			conn); /* it could not be while the kernel might write into it */
 	if (unlikely(result <= 0)) {
 		if (cqe_flags & IORING_CQE_F_BUFFER)
-			rx_give_back(core, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
+			rx_give_back(&core->rx, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
 		if (conn->state == CONN_DEAD || result == -ECANCELED) {
 			reactor_defer(core->reactor, &conn->flush);
 		} else if (result == -ENOBUFS || result == -EAGAIN || result == -EINTR) {
@@ -222,10 +222,10 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	} else if (likely(cqe_flags & IORING_CQE_F_BUFFER)) {
 		unsigned id = cqe_flags >> IORING_CQE_BUFFER_SHIFT;
 		if (unlikely(conn->tls != NULL))
-			secure_receive(conn, rx_buffer(core, id), result);
+			secure_receive(conn, rx_buffer(&core->rx, id), result);
 		else if (likely(conn->state != CONN_DEAD))
-			receive_take(conn, rx_buffer(core, id), result);
-		rx_give_back(core, id);
+			receive_take(conn, rx_buffer(&core->rx, id), result);
+		rx_give_back(&core->rx, id);
 	}
 	if (unlikely(conn->state == CONN_DEAD))
 		reactor_defer(core->reactor, &conn->flush);

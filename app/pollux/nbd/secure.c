@@ -17,7 +17,7 @@
 
 enum {
 	/* Half a record inside the session and a receive buffer: more can not come out at once. */
-	PLAIN_BYTES = 64 << 10,
+	PLAIN_BYTES = 128 << 10,
 	CIPHER_BYTES = 128 << 10,
 	CIPHER_BUFFERS_KEPT = 16, /* free ones that a core keeps */
 	PENDING_MOST_BYTES =

@@ -334,6 +334,13 @@ void transmit_read_end(struct connection *conn, struct request *read)
 	}
 }
 
+void transmit_left_read_end(struct connection *conn, struct request *read)
+{
+	account(conn, read);
+	connection_put_request(conn, read);
+	connection_credit(conn, 1);
+}
+
 /* ---- Sending ---- */
 
 static void submit(struct connection *conn)
