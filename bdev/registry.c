@@ -25,7 +25,10 @@ static bool name_is_good(const char *name)
 		if (iscntrl((unsigned char)name[i]))
 			return false;
 	}
-	return true;
+	/* UTF-8: what is not could not be told over JSON-RPC */
+	json_t *string = json_string(name);
+	json_decref(string);
+	return string != NULL;
 }
 
 struct bdev *bdev_find(const char *name)

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * address: parsing of tcp:// and unix:// URIs, name resolution, bind and listen. Pure but for
- * address_listen(), which runs on a worker.
+ * address: parsing of tcp://, unix:// and vsock:// URIs, name resolution, bind and listen. Does not
+ * block but for address_listen(), which runs on a worker.
  */
 #include "app/pollux/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,14 +68,55 @@ static int parse_tcp(const char *uri, const char *rest, struct address *address,
 	return 0;
 }
 
+/* A number of 32 bits but for the last one, which means "any" to the kernel. */
+static bool parse_vsock_number(const char *text, size_t length, uint32_t *number)
+{
+	uint64_t value = 0;
+	if (!length || length > 10 || strspn(text, "0123456789") < length)
+		return false;
+	for (size_t i = 0; i < length; i++)
+		value = 10 * value + (text[i] - '0');
+	*number = value;
+	return value < UINT32_MAX;
+}
+
+static int parse_vsock(const char *uri, const char *rest, struct address *address, char *why,
+		       size_t why_bytes)
+{
+	const char *colon = strchr(rest, ':');
+	uint32_t cid, port;
+	if (!colon)
+		return refuse(-EINVAL, why, why_bytes, "'%s' has no port: vsock://CID:PORT", uri);
+	bool any = colon == rest + 1 && *rest == '*';
+	if (!any && !parse_vsock_number(rest, colon - rest, &cid))
+		return refuse(-EINVAL, why, why_bytes,
+			      "'%s': '%.*s' is no CID (a number, or * for any)", uri,
+			      (int)(colon - rest), rest);
+	if (!parse_vsock_number(colon + 1, strlen(colon + 1), &port))
+		return refuse(-EINVAL, why, why_bytes, "'%s': '%s' is no port (0-4294967294)", uri,
+			      colon + 1);
+	address->kind = ADDRESS_VSOCK;
+	if (any)
+		strcpy(address->host, "*");
+	else
+		snprintf(address->host, sizeof(address->host), "%u", cid);
+	snprintf(address->port, sizeof(address->port), "%u", port);
+	return 0;
+}
+
 int address_parse(const char *uri, struct address *address, char *why, size_t why_bytes)
 {
 	memset(address, 0, sizeof(*address));
 	if (!strncmp(uri, "tcp://", 6))
 		return parse_tcp(uri, uri + 6, address, why, why_bytes);
+	if (!strncmp(uri, "vsock://", 8))
+		return parse_vsock(uri, uri + 8, address, why, why_bytes);
 	if (strncmp(uri, "unix://", 7))
 		return refuse(-EINVAL, why, why_bytes,
-			      "'%s' is no listener: tcp://HOST:PORT or unix:///PATH", uri);
+			      "'%s' is no listener: tcp://HOST:PORT, unix:///PATH or "
+			      "vsock://CID:PORT",
+			      uri);
+	address->kind = ADDRESS_UNIX;
 	const char *path = uri + 7;
 	if (*path != '/')
 		return refuse(-EINVAL, why, why_bytes, "'%s': the path is absolute: unix:///PATH",
@@ -131,7 +175,7 @@ static int listen_unix(struct address *address, int *fd, char *why, size_t why_b
 void address_unlink(const struct address *address)
 {
 	struct stat status;
-	if (address->path[0] && lstat(address->path, &status) == 0 &&
+	if (address->path[0] && !address->adopted && lstat(address->path, &status) == 0 &&
 	    status.st_ino == address->inode)
 		unlink(address->path);
 }
@@ -214,9 +258,135 @@ static int listen_tcp(struct address *address, int *fds, char *why, size_t why_b
 	return count;
 }
 
+/* ---- vsock ---- */
+
+static void learn_vsock(const struct sockaddr_vm *vm, struct address *address)
+{
+	if (vm->svm_cid == VMADDR_CID_ANY)
+		strcpy(address->host, "*");
+	else
+		snprintf(address->host, sizeof(address->host), "%u", vm->svm_cid);
+	snprintf(address->port, sizeof(address->port), "%u", vm->svm_port);
+}
+
+static int listen_vsock(struct address *address, int *fd, char *why, size_t why_bytes)
+{
+	bool any = address->host[0] == '*', chosen = !strcmp(address->port, "0");
+	struct sockaddr_vm vm = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = any ? VMADDR_CID_ANY : strtoul(address->host, NULL, 10),
+		.svm_port = chosen ? VMADDR_PORT_ANY : strtoul(address->port, NULL, 10),
+	};
+	socklen_t bytes = sizeof(vm);
+	*fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (*fd < 0)
+		return refuse(-errno, why, why_bytes, "no vsock socket: %s%s", strerror(errno),
+			      errno == EAFNOSUPPORT ? " (modprobe vhost_vsock on a host)" : "");
+	if (bind(*fd, (void *)&vm, sizeof(vm)) || listen(*fd, ADDRESS_BACKLOG) ||
+	    getsockname(*fd, (void *)&vm, &bytes)) {
+		int error = -errno;
+		close(*fd);
+		if (error == -EADDRNOTAVAIL)
+			return refuse(error, why, why_bytes,
+				      "the vsock CID %s is not this machine's%s", address->host,
+				      vm.svm_cid == VMADDR_CID_LOCAL ? " (modprobe vsock_loopback)"
+								     : "");
+		return refuse(error, why, why_bytes, "vsock port %s of CID %s can not be bound: %s",
+			      address->port, address->host, strerror(-error));
+	}
+	learn_vsock(&vm, address);
+	return 1;
+}
+
 int address_listen(struct address *address, int fds[ADDRESS_SOCKETS_MAX], char *why,
 		   size_t why_bytes)
 {
-	return address->path[0] ? listen_unix(address, fds, why, why_bytes)
-				: listen_tcp(address, fds, why, why_bytes);
+	switch (address->kind) {
+	case ADDRESS_UNIX:
+		return listen_unix(address, fds, why, why_bytes);
+	case ADDRESS_VSOCK:
+		return listen_vsock(address, fds, why, why_bytes);
+	default:
+		return listen_tcp(address, fds, why, why_bytes);
+	}
+}
+
+/* ---- Sockets handed over ---- */
+
+static void learn_path(const struct sockaddr_un *un, socklen_t bytes, struct address *address)
+{
+	size_t room = bytes > offsetof(struct sockaddr_un, sun_path)
+			      ? bytes - offsetof(struct sockaddr_un, sun_path)
+			      : 0;
+	bool abstract = room && !un->sun_path[0];
+	snprintf(address->path, sizeof(address->path), "%s%.*s", abstract ? "@" : "",
+		 (int)room - abstract, un->sun_path + abstract);
+}
+
+static int socket_option(int fd, int option)
+{
+	int value;
+	socklen_t bytes = sizeof(value);
+	return getsockopt(fd, SOL_SOCKET, option, &value, &bytes) ? -errno : value;
+}
+
+int address_adopt(int fd, struct address *address, char *why, size_t why_bytes)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_storage room;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_un un;
+		struct sockaddr_vm vm;
+	} bound;
+	socklen_t bytes = sizeof(bound);
+	int type = socket_option(fd, SO_TYPE);
+	memset(address, 0, sizeof(*address));
+	memset(&bound, 0, sizeof(bound));
+	if (type == -EBADF)
+		return refuse(-EINVAL, why, why_bytes, "descriptor %d is not open", fd);
+	if (type < 0 || getsockname(fd, &bound.any, &bytes))
+		return refuse(-EINVAL, why, why_bytes, "descriptor %d is no socket", fd);
+	if (type != SOCK_STREAM || socket_option(fd, SO_ACCEPTCONN) != 1)
+		return refuse(-EINVAL, why, why_bytes,
+			      "descriptor %d is no listening stream socket (ListenStream=, "
+			      "Accept=no)",
+			      fd);
+	address->adopted = true;
+	switch (bound.any.sa_family) {
+	case AF_INET:
+		inet_ntop(AF_INET, &bound.in.sin_addr, address->host, sizeof(address->host));
+		learn_port(fd, address);
+		return 0;
+	case AF_INET6:
+		inet_ntop(AF_INET6, &bound.in6.sin6_addr, address->host, sizeof(address->host));
+		learn_port(fd, address);
+		return 0;
+	case AF_UNIX:
+		address->kind = ADDRESS_UNIX;
+		learn_path(&bound.un, bytes, address);
+		return 0;
+	case AF_VSOCK:
+		address->kind = ADDRESS_VSOCK;
+		learn_vsock(&bound.vm, address);
+		return 0;
+	default:
+		return refuse(-EINVAL, why, why_bytes,
+			      "descriptor %d is a socket of a family that is not known (%d)", fd,
+			      bound.any.sa_family);
+	}
+}
+
+char *address_uri(const struct address *address, char uri[ADDRESS_URI_BYTES])
+{
+	if (address->kind == ADDRESS_UNIX)
+		snprintf(uri, ADDRESS_URI_BYTES, "unix://%s", address->path);
+	else
+		snprintf(uri, ADDRESS_URI_BYTES,
+			 address->kind == ADDRESS_VSOCK ? "vsock://%s:%s"
+			 : strchr(address->host, ':')	? "tcp://[%s]:%s"
+							: "tcp://%s:%s",
+			 address->host, address->port);
+	return uri;
 }

@@ -20,6 +20,7 @@
 #include "app/pollux/options.h"
 #include "app/pollux/rpc_socket.h"
 #include "app/pollux/shutdown.h"
+#include "app/pollux/stdio_client.h"
 #include "app/pollux/target/export_rpc.h"
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
@@ -38,7 +39,7 @@ enum {
 static struct options options;
 static struct rpc_server *rpc;
 static int exit_status;
-static unsigned next_spec, next_listen;
+static unsigned next_spec, next_handed, next_listen;
 
 /* ---- Signals ---- */
 
@@ -112,6 +113,8 @@ static void bdev_ready(void *arg, struct bdev *bdev, int error, const char *why)
 		fail_spec(spec, why);
 		return;
 	}
+	if (shutdown_has_begun())
+		return;
 	struct export_options export = {
 		.name = spec->name,
 		.bdev_name = bdev->name,
@@ -153,15 +156,33 @@ static void create_bdev(struct spec *spec)
 	bdev_ready(spec, bdev, error, why);
 }
 
-static void listening(void *arg, struct listener *listener, int error, const char *why)
+static void listening(void *arg, const struct listener_result *result)
 {
-	if (error) {
+	if (result->error) {
 		char line[1024];
-		snprintf(line, sizeof(line), "can not listen on %s: %s", (const char *)arg, why);
+		snprintf(line, sizeof(line), "can not listen on %s: %s", (const char *)arg,
+			 result->why);
 		fail(line);
 		return;
 	}
 	create_next();
+}
+
+static void listen_next(void)
+{
+	if (next_handed < options.handed.count) {
+		unsigned i = next_handed++;
+		listener_adopt(options.handed.fds[i], options.handed.names[i], listening,
+			       "a socket that was handed over");
+		return;
+	}
+	struct listener_options listener = {.uri = options.listen[next_listen++]};
+	listener_create(&listener, listening, (void *)listener.uri);
+}
+
+static void client_gone(void)
+{
+	shutdown_begin(options.shutdown_timeout_ms);
 }
 
 static void tell_ready(void)
@@ -177,6 +198,8 @@ static void tell_ready(void)
 			   export->read_only ? ", read-only" : "",
 			   listener_nbd_uri(listener, export->name, uri, sizeof(uri)));
 	}
+	if (options.stdio)
+		log_info("pollux", "serving standard input and output");
 	for (; listener; listener = listener_next(listener))
 		log_notice("pollux", "listening on %s", listener_uri(listener));
 	if (rpc_socket_path())
@@ -185,15 +208,16 @@ static void tell_ready(void)
 
 static void create_next(void)
 {
-	if (exit_status)
+	if (shutdown_has_begun())
 		return;
 	if (next_spec < options.spec_count) {
 		create_bdev(&options.specs[next_spec++]);
-	} else if (next_listen < options.listen_count) {
-		const char *uri = options.listen[next_listen++];
-		listener_create(uri, listening, (void *)uri);
+	} else if (next_handed < options.handed.count || next_listen < options.listen_count) {
+		listen_next();
 	} else {
 		tell_ready();
+		if (options.stdio && stdio_client_serve(client_gone))
+			fail("no memory for a connection");
 	}
 }
 
@@ -279,6 +303,11 @@ int main(int argc, char **argv)
 	if (!raise_descriptor_limit()) {
 		fprintf(stderr, "pollux: at least %d file descriptors are needed (ulimit -Hn)\n",
 			DESCRIPTORS_MIN);
+		return 1;
+	}
+	if (options.stdio && stdio_client_take(why, sizeof(why))) {
+		fprintf(stderr, "pollux: --stdio: %s\n", why);
+		options_free(&options);
 		return 1;
 	}
 	framework_shutdown_timeout_ms = options.shutdown_timeout_ms;

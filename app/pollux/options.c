@@ -25,11 +25,14 @@ static const char help[] =
 	"  SIZE takes K, M, G, T. Without a SPEC pollux waits for RPC.\n"
 	"\n"
 	"Options:\n"
-	"  -l, --listen URI      tcp://HOST:PORT or unix:///PATH; repeatable\n"
-	"                        (default tcp://127.0.0.1:10809)\n"
+	"  -l, --listen URI      tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT (CID *: any);\n"
+	"                        repeatable (default tcp://127.0.0.1:10809, but for --stdio and\n"
+	"                        where sockets are handed over by LISTEN_FDS)\n"
+	"  -s, --stdio           serve one client on standard input and output, then end\n"
 	"  -r, --rpc-socket PATH control socket, or \"none\" (default /run/pollux.sock as root, "
 	"else\n"
-	"                        $XDG_RUNTIME_DIR/pollux.sock, else /tmp/pollux-UID/pollux.sock)\n"
+	"                        $XDG_RUNTIME_DIR/pollux.sock, else /tmp/pollux-UID/pollux.sock;\n"
+	"                        none with --stdio and LISTEN_FDS)\n"
 	"      --cores LIST      CPUs and roles: \"0\", \"0-3\", \"0:net,1:storage\"\n"
 	"                        (default: every CPU of the affinity mask, both roles)\n"
 	"      --poll            never sleep: for dedicated cores\n"
@@ -67,6 +70,7 @@ enum {
 
 static const struct option long_options[] = {
 	{"listen", required_argument, NULL, 'l'},
+	{"stdio", no_argument, NULL, 's'},
 	{"rpc-socket", required_argument, NULL, 'r'},
 	{"cores", required_argument, NULL, OPT_CORES},
 	{"poll", no_argument, NULL, OPT_POLL},
@@ -137,6 +141,9 @@ static bool take_option(int option, const char *value, struct options *options)
 	switch (option) {
 	case 'l':
 		return add_listen(options, value);
+	case 's':
+		options->stdio = true;
+		return true;
 	case 'r':
 		options->rpc_socket = value;
 		return true;
@@ -214,11 +221,32 @@ static bool take_specs(int count, char **texts, struct options *options)
 	return check_names(options);
 }
 
+/* How it was started, and the defaults that follow from that. */
+static bool take_surroundings(struct options *options)
+{
+	char why[512];
+	if (handed_take(&options->handed, why, sizeof(why))) {
+		fprintf(stderr, "pollux: %s\n", why);
+		return false;
+	}
+	if (options->handed.count && options->stdio) {
+		/* libnbd's tools hand a socket over to whatever stands in their brackets */
+		log_info("pollux", "--stdio is not used: a socket was handed over");
+		options->stdio = false;
+	}
+	bool started_by_client = options->stdio || options->handed.count;
+	if (!options->listen_count && !started_by_client)
+		add_listen(options, "tcp://127.0.0.1:10809");
+	if (!options->rpc_socket && started_by_client)
+		options->rpc_socket = "none";
+	return true;
+}
+
 enum options_result options_parse(int argc, char **argv, struct options *options)
 {
 	int option;
 	*options = (struct options){.idle_poll_us = 50, .shutdown_timeout_ms = 5000};
-	while ((option = getopt_long(argc, argv, "l:r:h", long_options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "l:r:sh", long_options, NULL)) != -1) {
 		if (option == 'h') {
 			fputs(help, stdout);
 			return OPTIONS_EXIT;
@@ -235,9 +263,7 @@ enum options_result options_parse(int argc, char **argv, struct options *options
 	}
 	if (!take_specs(argc - optind, argv + optind, options))
 		return OPTIONS_WRONG;
-	if (!options->listen_count)
-		add_listen(options, "tcp://127.0.0.1:10809");
-	return OPTIONS_RUN;
+	return take_surroundings(options) ? OPTIONS_RUN : OPTIONS_WRONG;
 }
 
 void options_free(struct options *options)
@@ -245,4 +271,5 @@ void options_free(struct options *options)
 	for (unsigned i = 0; i < options->spec_count; i++)
 		spec_free(&options->specs[i]);
 	free(options->specs);
+	handed_free(&options->handed);
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "app/pollux/handed.h"
 #include "app/pollux/spec.h"
 #include "reactor/reactor.h"
 
@@ -16,6 +17,8 @@ enum { OPTIONS_LISTEN_MAX = 64 };
 struct options {
 	const char *listen[OPTIONS_LISTEN_MAX];
 	unsigned listen_count;
+	struct handed handed;	/* sockets of a service manager */
+	bool stdio;		/* one connection on standard input and output */
 	const char *rpc_socket; /* NULL: the default place; "none" */
 	const char *cores;	/* NULL: the affinity mask */
 	bool poll;
@@ -30,7 +33,10 @@ struct options {
 
 enum options_result { OPTIONS_RUN, OPTIONS_EXIT, OPTIONS_WRONG };
 
-/* Fills `options` and nbd_settings; prints help, the version or what is wrong. */
+/*
+ * Fills `options` and nbd_settings, takes over the sockets that were handed over; prints help, the
+ * version or what is wrong.
+ */
 enum options_result options_parse(int argc, char **argv, struct options *options);
 void options_free(struct options *options);
 

@@ -201,7 +201,7 @@ static int default_path(char *path, size_t bytes, char *why, size_t why_bytes)
 
 int rpc_socket_open(struct rpc_server *server, const char *path, char *why, size_t why_bytes)
 {
-	struct address address = {0};
+	struct address address = {.kind = ADDRESS_UNIX};
 	int fds[ADDRESS_SOCKETS_MAX];
 	if (path && !strcmp(path, "none"))
 		return 0;

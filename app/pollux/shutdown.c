@@ -48,6 +48,13 @@ static void bdev_gone(void *arg, int error)
 static void wait_for_clients(struct control_timer *timer)
 {
 	struct export *export, *next;
+	struct listener *listener, *after;
+	/* one whose creation was under way when the end began */
+	for (listener = listener_first(); listener; listener = after) {
+		after = listener_next(listener);
+		if (!listener_is_closing(listener))
+			listener_delete(listener, NULL, NULL);
+	}
 	for (export = export_first(); export; export = next) {
 		next = export_next(export);
 		if (export->state == EXPORT_READY)
@@ -103,6 +110,11 @@ static void give_up(struct control_timer *timer)
 {
 	log_error("pollux", "a device does not answer: ending without it");
 	_exit(1);
+}
+
+bool shutdown_has_begun(void)
+{
+	return state.begun;
 }
 
 void shutdown_begin(uint32_t kick_after_ms)

@@ -3,6 +3,7 @@
 #ifndef POLLUX_APP_SHUTDOWN_H
 #define POLLUX_APP_SHUTDOWN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -11,5 +12,7 @@
  * do nothing.
  */
 void shutdown_begin(uint32_t kick_after_ms);
+/* It has been called: nothing new is to be begun. */
+bool shutdown_has_begun(void);
 
 #endif

@@ -38,7 +38,8 @@ struct nbd_export_info {
 struct nbd_server_ops {
 	/*
 	 * Finds an export by its name (not NUL-terminated; "" is the default one). Returns 0,
-	 * -ENOENT, -EACCES (policy), -ESHUTDOWN. `opening`: GO or EXPORT_NAME, else only asking.
+	 * -ENOENT, -EACCES (policy), -EMFILE (too many connections), -ESHUTDOWN. `opening`: GO or
+	 * EXPORT_NAME, whose client is counted in from here on; else only asking.
 	 */
 	int (*find)(void *arg, const char *name, size_t length, bool opening,
 		    struct nbd_export_info *info);

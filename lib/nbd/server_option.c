@@ -195,6 +195,9 @@ static uint32_t error_of_find(int rc, const char **message)
 	case -ENOENT:
 		*message = "there is no export of this name";
 		return NBD_REP_ERR_UNKNOWN;
+	case -EMFILE:
+		*message = "the export has as many connections as it may";
+		return NBD_REP_ERR_POLICY;
 	case -ESHUTDOWN:
 		*message = "the server is shutting down";
 		return NBD_REP_ERR_SHUTDOWN;

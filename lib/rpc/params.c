@@ -331,3 +331,12 @@ int rpc_decode(const struct rpc_entry *entry, json_t *given, void *params,
 	}
 	return 0;
 }
+
+const char **rpc_strings(const json_t *array)
+{
+	size_t count = json_array_size(array);
+	const char **texts = array ? calloc(count + 1, sizeof(*texts)) : NULL;
+	for (size_t i = 0; texts && i < count; i++)
+		texts[i] = json_string_value(json_array_get(array, i));
+	return texts;
+}

@@ -93,6 +93,11 @@ void rpc_param_error(struct rpc_call *call, const char *parameter, int code, con
 void rpc_set_context(struct rpc_call *call, void *context);
 void *rpc_context(struct rpc_call *call);
 const void *rpc_params(struct rpc_call *call);
+/*
+ * The texts of an RPC_STRINGS parameter, which live as long as the call; the array is to be freed
+ * with free(). NULL where it was left out, or without memory.
+ */
+const char **rpc_strings(const json_t *array);
 
 struct rpc_server;
 struct rpc_session;

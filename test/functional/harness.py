@@ -115,7 +115,7 @@ def run(*args, timeout=120, check=True, **kw):
 
 
 def environment():
-    """The environment for a target: sanitizers report and stop, nothing is inherited by accident."""
+    """The environment for a target: sanitizers report and stop, nothing comes by accident."""
     env = dict(os.environ)
     env["ASAN_OPTIONS"] = "detect_leaks=1:exitcode=99:allocator_may_return_null=1"
     env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1:exitcode=99"

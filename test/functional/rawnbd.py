@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-A raw NBD client for tests: it sends whatever it is told to, right or wrong, and reports what came back.
+A raw NBD client for tests: it sends what it is told to, right or wrong, and tells what came back.
 
 Nothing is retried, checked or repaired on the way out; what comes in is checked strictly, because a
 server's framing is part of what the tests are about. Every read has a time-out, so that a silent
@@ -80,9 +80,22 @@ def request_bytes(command, offset=0, length=0, flags=0, cookie=0, payload=b"", m
 
 
 class Client:
-    """A connection. `address` is ("unix", path) or ("tcp", host, port)."""
+    """A connection. `address` is ("unix", path), ("tcp", host, port) or ("open", socket)."""
 
     def __init__(self, address, timeout=20.0, receive_buffer=None):
+        if address[0] == "open":
+            self.sock = address[1]
+            self.sock.settimeout(timeout)
+        else:
+            self.connect_to(address, timeout, receive_buffer)
+        self.server_flags = None
+        self.size = None
+        self.flags = None
+        self.infos = {}
+        self.cookie = 0
+        self.reads = {}  # cookie -> bytes that a good reply carries
+
+    def connect_to(self, address, timeout, receive_buffer):
         if address[0] == "unix":
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             where = address[1]
@@ -100,12 +113,6 @@ class Client:
             raise
         if address[0] != "unix":
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.server_flags = None
-        self.size = None
-        self.flags = None
-        self.infos = {}
-        self.cookie = 0
-        self.reads = {}  # cookie -> bytes that a good reply carries
 
     def __enter__(self):
         return self

@@ -7,8 +7,8 @@ usage: results.py DIRECTORY...           cases passed, failed and skipped; the e
        results.py --list NAME [SUITE...] names of the tests whose name contains NAME, from
                                          `meson introspect --tests` on standard input
        results.py --programs DIRECTORY NAME [SUITE...] those tests' programs in a build directory
-A test that speaks TAP counts by its cases, any other as one. A test that fails without a failed case
-(a crash, a time-out, a wrong plan) counts as one failure more.
+A test that speaks TAP counts by its cases, any other as one. A test that fails without a failed
+case (a crash, a time-out, a wrong plan) counts as one failure more.
 """
 
 import json
@@ -16,7 +16,8 @@ import os
 import re
 import sys
 
-CASE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(?P<name>[^#]*?)\s*(?:#\s*(?P<directive>\w+)\s*(?P<why>.*))?$")
+CASE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(?P<name>[^#]*?)\s*"
+                  r"(?:#\s*(?P<directive>\w+)\s*(?P<why>.*))?$")
 PLAN = re.compile(r"^1\.\.(\d+)")
 
 
@@ -58,8 +59,9 @@ class Counts:
             self.passed += 1
             return
         elif result == "SKIP":
-            why = [line for line in lines + (entry.get("stderr") or "").splitlines() if line.strip()]
-            self.skips.append(f"{test}: {why[-1].strip() if why else 'it does not say why'}")
+            why = [line.strip() for line in lines + (entry.get("stderr") or "").splitlines()]
+            why = [line for line in why if line] or ["it does not say why"]
+            self.skips.append(f"{test}: {why[-1]}")
             return
         if len(self.failures) == before:
             self.failures.append(f"{test}: {result.lower()}, exit status {entry.get('returncode')}")
@@ -70,7 +72,8 @@ def summarise(directories):
     for directory in directories:
         where = os.path.basename(directory.rstrip("/"))
         try:
-            with open(os.path.join(directory, "meson-logs", "testlog.json"), encoding="utf-8") as log:
+            path = os.path.join(directory, "meson-logs", "testlog.json")
+            with open(path, encoding="utf-8") as log:
                 for line in log:
                     counts.add_test(where, json.loads(line))
         except FileNotFoundError:

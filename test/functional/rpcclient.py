@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-A JSON-RPC client for tests: a raw socket that can send anything, and scripts/rpc.py as a subprocess.
+A JSON-RPC client for tests: a raw socket that can send anything, and scripts/rpc.py as a program.
 
 Answers are read off the stream one JSON value at a time, as they come without a delimiter.
 """

@@ -23,8 +23,8 @@ class Model(MatrixTest):
         return self.serve(size, content=bytes(content)), content, rng
 
     def random_range(self, rng, size, limit):
-        length = min(rng.choice((1, 2, 511, 512, 513, 4095, 4096, 4097, rng.randrange(1, limit + 1))),
-                     size)
+        lengths = (1, 2, 511, 512, 513, 4095, 4096, 4097, rng.randrange(1, limit + 1))
+        length = min(rng.choice(lengths), size)
         offset = rng.randrange(0, size - length + 1)
         return rng.choice((offset, offset & ~511, offset & ~4095, size - length)), length
 
@@ -97,7 +97,7 @@ class Neighbours(MatrixTest):
     WINDOW = 64
 
     def writer(self, client, turns, errors):
-        """Keeps a window of writes in flight. A turn's ranges are disjoint; turns do not overlap."""
+        """Keeps a window of writes in flight. Within a turn ranges do not overlap."""
         def settle(flying, left):
             while flying > left:
                 if client.reply()[1]:
@@ -158,7 +158,7 @@ class Neighbours(MatrixTest):
         self.check_interleaved(4096, 512, 1, 5 if SANITIZED else 10, blocks=32)
 
     def test_readers_see_whole_writes(self):
-        """A misaligned write within a sector never disturbs the bytes beside it, while it happens."""
+        """A misaligned write in a sector never disturbs the bytes beside it while it happens."""
         target = self.serve(64 * KIB, content=b"\xee" * 64 * KIB)
         stop, errors = threading.Event(), []
         with target.connect(timeout=60) as writing, target.connect(timeout=60) as reading:

@@ -28,9 +28,10 @@ class Tools(MatrixTest):
         need_program("nbdinfo")
         target = self.serve(SIZE, name="disk")
         # where there is no default export the list must still be told
-        listed = json.loads(run("nbdinfo", "--list", "--json", target.uri()).stdout)
+        listed = json.loads(run("nbdinfo", "--no-content", "--list", "--json", target.uri()).stdout)
         self.assertEqual([export["export-name"] for export in listed["exports"]], ["disk"])
-        told = json.loads(run("nbdinfo", "--json", target.uri("disk")).stdout)["exports"][0]
+        told = json.loads(run("nbdinfo", "--no-content", "--json",
+                              target.uri("disk")).stdout)["exports"][0]
         self.assertEqual(told["export-size"], SIZE)
         self.assertFalse(told["is_read_only"])
         self.assertTrue(told["can_multi_conn"])

@@ -98,7 +98,7 @@ class Errors(FaultTest):
         self.assertEqual(self.client.read(4 * MIB - 4096, 4096), b"v" * 4096)
 
     def test_error_in_a_large_read(self):
-        """Told by an error, or by the end of the connection where the header has gone out already."""
+        """Told by an error, or by the end of the connection where the header is out already."""
         self.inject("read")
         try:
             error, _ = self.client.call(CMD_READ, 0, 4 * MIB)

@@ -78,7 +78,8 @@ class Greeting(HandshakeTest):
         """Flags, options and requests before the greeting has been read."""
         client = self.open()
         client.reads[7] = 512
-        client.send(struct.pack(">L", 3) + option_bytes(OPT_LIST) + option_bytes(OPT_GO, go_data(""))
+        client.send(struct.pack(">L", 3) + option_bytes(OPT_LIST)
+                    + option_bytes(OPT_GO, go_data(""))
                     + request_bytes(CMD_WRITE, 0, 512, cookie=6, payload=b"x" * 512)
                     + request_bytes(CMD_READ, 0, 512, cookie=7))
         client.receive(18)
@@ -368,7 +369,7 @@ class Cut(HandshakeTest):
         self.assert_serves(self.target)
 
     def test_stalled_while_others_work(self):
-        """A client stands still at every byte of the session, and another one is served meanwhile."""
+        """Clients stand still at every byte of the session; another one is served meanwhile."""
         session = self.session()
         stalled = []
         for cut in range(0, len(session), 3):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-The request path neither allocates nor locks: a preloaded library counts the calls of the whole process
-across a million requests, and strace the futexes across some more.
+The request path neither allocates nor locks: a preloaded library counts the calls of the whole
+process across a million requests, and strace the futexes across some more.
 """
 
 import os
@@ -39,8 +39,8 @@ class HotPath(harness.TargetTest):
 
     def load(self, target, requests, mode, size=4096):
         each = requests // self.CONNECTIONS
-        harness.run(harness.helper("load"), target.sock_path, "", self.CONNECTIONS, self.DEPTH, each,
-                    size, mode, timeout=600)
+        harness.run(harness.helper("load"), target.sock_path, "", self.CONNECTIONS, self.DEPTH,
+                    each, size, mode, timeout=600)
 
     def check_counts(self, spec, arrangement, requests, modes="rw", size=4096):
         target, path = self.counted(spec, cores=harness.cores_of(arrangement))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Transmission with simple replies: every command, every refusal, pipelines, large requests, DISC."""
+"""Transmission with simple replies: commands, refusals, pipelines, large requests, DISC."""
 
 import random
 
@@ -155,7 +155,8 @@ class Commands(MatrixTest):
             elif kind == 7:
                 wanted[client.request(CMD_READ, self.SIZE, 512)] = (EINVAL, b"")
             elif kind == 8:
-                wanted[client.request(CMD_WRITE, self.SIZE, 700, payload=b"q" * 700)] = (ENOSPC, b"")
+                cookie = client.request(CMD_WRITE, self.SIZE, 700, payload=b"q" * 700)
+                wanted[cookie] = (ENOSPC, b"")
             else:
                 wanted[client.request(CMD_FLUSH)] = (0, b"")
             while len(wanted) > 100:

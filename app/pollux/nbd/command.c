@@ -15,7 +15,11 @@
 
 #include "app/pollux/nbd/connection.h"
 
-enum { READ_PARTS_AHEAD = 3 /* of one large READ, submitted or waiting for their turn */ };
+enum {
+	READ_PARTS_AHEAD = 3, /* of one large READ, submitted or waiting for their turn */
+	DF_SURE_BYTES =
+		64 << 10, /* READs with DF up to this always succeed, as the document asks */
+};
 
 /*
  * The fewer buffers are left, the less a connection may hold: a client that asks for much and takes
@@ -91,16 +95,17 @@ static void submit_simple(struct request *request, uint8_t op, uint8_t flags)
 	request_submit(request);
 }
 
-/* The destination of a READ. False: no buffer is there. */
+static bool over_share(const struct connection *conn, uint64_t length)
+{
+	return conn->held_bytes &&
+	       conn->held_bytes + length > command_share_bytes(&conn->core->reactor->buffers);
+}
+
+/* The destination of a READ. False: no buffer of that size is there. */
 static inline bool give_destination(struct connection *conn, struct request *request,
 				    uint64_t length)
 {
-	if (likely(conn->lends))
-		return true;
-	struct buffers *buffers = &conn->core->reactor->buffers;
-	if (unlikely(conn->held_bytes && conn->held_bytes + length > command_share_bytes(buffers)))
-		return false;
-	request->buffer = buffers_get(buffers, length);
+	request->buffer = buffers_get(&conn->core->reactor->buffers, length);
 	if (unlikely(!request->buffer))
 		return false;
 	request->reserved = length;
@@ -110,21 +115,48 @@ static inline bool give_destination(struct connection *conn, struct request *req
 	return true;
 }
 
+static void begin_large_read(struct connection *conn, struct request *request)
+{
+	request->at = request->emitted = 0;
+	request->parts = 0;
+	request->parts_first = NULL;
+	request->parts_last = &request->parts_first;
+	request->next = NULL;
+	*conn->big_last = request;
+	conn->big_last = &request->next;
+	command_continue_read(conn);
+}
+
+/* False: it has to wait for a buffer. */
+static bool begin_buffered_read(struct connection *conn, struct request *request)
+{
+	bool whole = request->flags & NBD_CMD_FLAG_DF;
+	if (over_share(conn, request->length))
+		return false;
+	if (likely(give_destination(conn, request, request->length))) {
+		submit_simple(request, BDEV_READ, conn->read_flags);
+		return true;
+	}
+	if (request->length <= (whole ? DF_SURE_BYTES : BUFFER_MIN_BYTES))
+		return false;
+	/* what is free may be in small pieces for long: it need not wait for a big one */
+	if (!whole) {
+		begin_large_read(conn, request);
+		return true;
+	}
+	request->status = -EOVERFLOW;
+	transmit_reply(conn, request);
+	return true;
+}
+
 static bool begin_read(struct connection *conn, struct request *request)
 {
 	if (unlikely(is_large(conn, request))) {
-		request->at = request->emitted = 0;
-		request->parts = 0;
-		request->parts_first = NULL;
-		request->parts_last = &request->parts_first;
-		request->next = NULL;
-		*conn->big_last = request;
-		conn->big_last = &request->next;
-		command_continue_read(conn);
+		begin_large_read(conn, request);
 		return true;
 	}
-	if (unlikely(!give_destination(conn, request, request->length)))
-		return false;
+	if (unlikely(!conn->lends))
+		return begin_buffered_read(conn, request);
 	submit_simple(request, BDEV_READ, conn->read_flags);
 	return true;
 }
@@ -309,14 +341,49 @@ static bool emit_parts(struct connection *conn, struct request *read)
 	return read->emitted == read->length || is_given_up(conn, read);
 }
 
+/*
+ * The buffer of the next part of conn->big: as much as there is. Returns its bytes, 0 if it has to
+ * wait.
+ *
+ * In simple mode the replies that wait behind a READ that has begun may hold buffers: its next part
+ * must never wait for those. So it is not bound to the connection's share, and where nothing is
+ * left at all it takes the core's reserve, which comes back when that part has been sent.
+ */
+static uint64_t part_destination(struct connection *conn, struct request *part, uint64_t most)
+{
+	struct nbd_core *core = conn->core;
+	bool must_go_on = conn->big_exclusive && !conn->big->parts;
+	if (likely(conn->lends))
+		return most;
+	if (!must_go_on && over_share(conn, most))
+		return 0;
+	for (uint64_t length = most; length; length = length > BUFFER_MIN_BYTES ? length / 2 : 0) {
+		if (length < most)
+			length =
+				(length + BUFFER_MIN_BYTES - 1) & ~(uint64_t)(BUFFER_MIN_BYTES - 1);
+		if (give_destination(conn, part, length))
+			return length;
+	}
+	if (!must_go_on || !core->reserve)
+		return 0;
+	uint64_t length = MIN_OF(most, (uint64_t)CORE_RESERVE_BYTES);
+	part->buffer = core->reserve;
+	core->reserve = NULL;
+	part->iov[0] = (struct iovec){part->buffer, length};
+	part->io.iovcnt = 1;
+	return length;
+}
+
 /* One part more is submitted. False: not now. */
 static bool submit_part(struct connection *conn, struct request *read)
 {
 	if (read->at == read->length || read->parts == READ_PARTS_AHEAD || is_given_up(conn, read))
 		return false;
-	uint64_t length = MIN_OF(read->length - read->at, part_bytes(conn));
 	struct request *part = take_slot(conn);
-	if (!part || !give_destination(conn, part, length)) {
+	uint64_t length = part ? part_destination(conn, part,
+						  MIN_OF(read->length - read->at, part_bytes(conn)))
+			       : 0;
+	if (!length) {
 		if (part)
 			request_put(&conn->core->requests, part);
 		connection_block(conn);

@@ -30,16 +30,25 @@ const char *const connection_state_names[] = {
 	[CONN_DEAD] = "dead",
 };
 
-struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
-				   const char *listener)
+static bool is_socket(int fd)
+{
+	int type;
+	socklen_t bytes = sizeof(type);
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
+}
+
+struct connection *connection_open(struct nbd_core *core, const struct connection_options *options)
 {
 	static _Atomic uint64_t next_id = 1;
 	struct connection *conn = calloc(1, sizeof(*conn));
+	int one = 1;
 	if (!conn)
 		goto refuse;
 	conn->core = core;
-	conn->rx_fd = rx_fd;
-	conn->tx_fd = tx_fd;
+	conn->rx_fd = options->rx_fd;
+	conn->tx_fd = options->tx_fd;
+	conn->address = options->address;
+	conn->access = options->access;
 	conn->state = CONN_HANDSHAKE;
 	conn->id = atomic_fetch_add(&next_id, 1);
 	conn->receive_op.done = receive_done;
@@ -48,12 +57,9 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	conn->big_last = &conn->big_first;
 	conn->held_last = &conn->held_first;
 	conn->connected_at = core->reactor->now;
-	snprintf(conn->peer, sizeof(conn->peer), "%s", peer);
-	snprintf(conn->listener, sizeof(conn->listener), "%s", listener);
-	int type, one = 1;
-	socklen_t bytes = sizeof(type);
-	conn->is_socket = getsockopt(rx_fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
-	setsockopt(tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	snprintf(conn->peer, sizeof(conn->peer), "%s", options->peer);
+	conn->is_socket = is_socket(conn->rx_fd) && is_socket(conn->tx_fd);
+	setsockopt(conn->tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (negotiate_begin(conn))
 		goto refuse;
 	TAILQ_INSERT_TAIL(&core->connections, conn, link);
@@ -63,11 +69,12 @@ struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, 
 	return conn;
 refuse:
 	free(conn);
-	close(rx_fd);
-	if (tx_fd != rx_fd)
-		close(tx_fd);
+	close(options->rx_fd);
+	if (options->tx_fd != options->rx_fd)
+		close(options->tx_fd);
 	atomic_fetch_sub(&core->reactor->load, 1);
 	atomic_fetch_sub(&nbd_connection_count, 1);
+	access_leave(options->access);
 	return NULL;
 }
 
@@ -155,11 +162,11 @@ static void cancel(struct connection *conn, struct uring_op *op)
 void connection_drain(struct connection *conn, const char *reason)
 {
 	reactor_assert_owner(conn->core->reactor);
-	if (conn->state != CONN_TRANSMISSION) {
-		connection_finish(conn, reason);
-		return;
-	}
 	remember(conn, reason);
+	if (conn->state == CONN_HANDSHAKE)
+		negotiate_drain(conn);
+	if (conn->state != CONN_TRANSMISSION)
+		return;
 	conn->draining = true;
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
@@ -255,6 +262,7 @@ static void connection_free(struct connection *conn)
 	atomic_fetch_sub(&nbd_connection_count, 1);
 	if (conn->export)
 		export_put(conn->export);
+	access_leave(conn->access);
 	free(conn);
 }
 
@@ -270,12 +278,24 @@ void connection_check(struct connection *conn)
 
 /* ---- The watch ---- */
 
-/* A client that takes nothing while it holds buffers that others wait for. */
+static uint64_t stall_ticks(void)
+{
+	return clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+}
+
+/* A client that takes or sends nothing while it holds buffers that others wait for. */
 static bool is_stalled(const struct connection *conn, uint64_t now)
 {
-	return conn->sending && conn->batches && conn->batches->holding &&
-	       now - conn->send_started >
-		       clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+	bool sends = conn->sending && conn->batches && conn->batches->holding;
+	return (sends && now - conn->send_started > stall_ticks()) ||
+	       (conn->filling && now - conn->received_at > stall_ticks());
+}
+
+/* One that is to end, and takes neither its last replies nor its leave. */
+static bool is_lingering_too_long(const struct connection *conn, uint64_t now)
+{
+	return conn->state == CONN_FINISHING && conn->sending &&
+	       now - conn->send_started > stall_ticks();
 }
 
 /* The driver has not ended the request in time, nor when asked to: its client learns that it
@@ -320,11 +340,12 @@ void connection_watch_all(struct nbd_core *core)
 {
 	struct connection *conn, *next;
 	time_out_requests(core);
-	if (TAILQ_EMPTY(&core->blocked))
-		return;
+	bool waited_for = !TAILQ_EMPTY(&core->blocked);
 	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
 		next = TAILQ_NEXT(conn, link);
-		if (is_stalled(conn, core->reactor->now))
-			connection_kill(conn, "it takes no replies while others wait for memory");
+		if (waited_for && is_stalled(conn, core->reactor->now))
+			connection_kill(conn, "it stands still while others wait for its memory");
+		else if (is_lingering_too_long(conn, core->reactor->now))
+			connection_kill(conn, "it does not take its last replies");
 	}
 }

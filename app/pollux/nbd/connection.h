@@ -14,6 +14,7 @@
 
 #include <sys/socket.h>
 
+#include "app/pollux/nbd/access.h"
 #include "app/pollux/nbd/core.h"
 #include "lib/nbd/reply.h"
 #include "lib/nbd/request.h"
@@ -80,7 +81,7 @@ struct connection {
 	uint8_t *spill;
 	uint32_t spill_at, spill_bytes;
 	/* the bdev */
-	struct export *export;
+	struct export *export; /* held from the moment that GO or EXPORT_NAME was granted */
 	struct reactor *storage;
 	struct export_stats *stats;
 	/* hot: transmitting */
@@ -105,10 +106,13 @@ struct connection {
 		timer; /* handshake time-out; later: the abort of what keeps a dead one alive */
 	uint64_t id;
 	uint64_t send_started; /* ticks, while sending */
+	uint64_t received_at;  /* ticks: the last bytes */
 	uint64_t connected_at; /* ticks */
 	uint64_t requests, bytes_in, bytes_out;
 	char peer[128];
-	char listener[160];
+	struct network_address address; /* the peer's */
+	struct access *access;		/* of the listener; left when the connection is freed */
+	unsigned list_index, list_at;	/* LIST: the next one, and where the search goes on */
 	struct nbd_context contexts[NBD_MAX_CONTEXTS];
 	unsigned context_count;
 	uint8_t filter[STATUS_FILTER_BYTES]; /* of the BLOCK_STATUS whose payload is arriving */
@@ -119,9 +123,15 @@ struct connection {
 
 /* ---- connection.c ---- */
 
-/* A socket for this core; takes the descriptors over. NULL: no memory (they are closed). */
-struct connection *connection_open(struct nbd_core *core, int rx_fd, int tx_fd, const char *peer,
-				   const char *listener);
+struct connection_options {
+	int rx_fd, tx_fd; /* one twice, or two */
+	const char *peer; /* for people; copied */
+	struct network_address address;
+	struct access *access; /* entered */
+};
+
+/* A client for this core; takes the descriptors over. NULL: no memory (they are closed). */
+struct connection *connection_open(struct nbd_core *core, const struct connection_options *options);
 /* Refuses what still comes (ESHUTDOWN); finishes when what was begun has been answered. */
 void connection_drain(struct connection *conn, const char *reason);
 /* Drops what still comes; ends when all is answered and sent. */
@@ -148,6 +158,8 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 /* Sends what the handshake has to say. True if there is (or is under way) any. */
 bool negotiate_flush(struct connection *conn);
 void negotiate_sent(struct connection *conn, int result);
+/* What still comes is answered ERR_SHUTDOWN; soon the connection finishes. */
+void negotiate_drain(struct connection *conn);
 void negotiate_end(struct connection *conn);
 
 /* ---- receive.c ---- */

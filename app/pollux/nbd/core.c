@@ -76,6 +76,7 @@ static void start_here(void *arg)
 					      RX_BUFFERS - 1, i);
 		io_uring_buf_ring_advance(core->rx_ring, RX_BUFFERS);
 	}
+	core->reserve = buffers_get(&core->reactor->buffers, CORE_RESERVE_BYTES);
 	atomic_store(&core->started, true);
 }
 

@@ -15,6 +15,7 @@ enum {
 	RX_BUFFERS = 128, /* provided to the ring: io_uring picks one when data is there */
 	RX_BUFFER_BYTES = 32 << 10,
 	RX_GROUP = 0,
+	CORE_RESERVE_BYTES = 64 << 10,
 };
 
 /* Parameters of the NBD front end; constant after start. */
@@ -48,6 +49,7 @@ struct nbd_core {
 	struct timer watch; /* stalled clients, request time-outs */
 	_Atomic bool started;
 	int error;	      /* of the start */
+	void *reserve;	      /* an I/O buffer for what must not wait; NULL while it is out */
 	size_t filling_bytes; /* I/O buffers that wait for their payload from the network */
 };
 
@@ -80,6 +82,8 @@ static inline void rx_give_back(struct nbd_core *core, unsigned id)
 /* A slot or a buffer has come free: whoever waits is tried again at the end of the pass. */
 static inline void nbd_core_freed(struct nbd_core *core)
 {
+	if (unlikely(!core->reserve))
+		core->reserve = buffers_get(&core->reactor->buffers, CORE_RESERVE_BYTES);
 	if (unlikely(!TAILQ_EMPTY(&core->blocked)))
 		reactor_defer(core->reactor, &core->resume);
 }

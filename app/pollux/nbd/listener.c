@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * listener: accepting by multishot accepts on one net reactor, and placing what was accepted. The
- * object belongs to the control thread; struct acceptor to the reactor that accepts.
+ * listener: accepting by multishot accepts on one net reactor. The object belongs to the control
+ * thread; struct acceptor to the reactor that accepts.
  */
 #include "app/pollux/nbd/listener.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "app/pollux/address.h"
+#include "app/pollux/nbd/arrival.h"
 #include "app/pollux/nbd/connection.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
@@ -26,12 +26,13 @@ struct acceptor {
 	struct timer pause;
 	struct listener *listener;
 	int fd;
-	bool armed, closing, warned;
+	bool armed, closing;
 };
 
 struct listener {
-	char *uri;
 	struct address address;
+	struct access *access; /* its uri is the listener's */
+	char *name;	       /* of a socket that was handed over, or NULL */
 	struct reactor *reactor;
 	unsigned count; /* of acceptors */
 	_Atomic unsigned open;
@@ -44,88 +45,6 @@ struct listener {
 
 static TAILQ_HEAD(, listener) listeners = TAILQ_HEAD_INITIALIZER(listeners);
 
-/* ---- Placing: on the accepting reactor, then on the connection's ---- */
-
-struct arrival {
-	int fd;
-	struct nbd_core *core;
-	char peer[128];
-	char listener[160];
-};
-
-static void arrive(void *arg)
-{
-	struct arrival *arrival = arg;
-	connection_open(arrival->core, arrival->fd, arrival->fd, arrival->peer, arrival->listener);
-	free(arrival);
-}
-
-static void name_peer(int fd, char *text, size_t bytes)
-{
-	struct sockaddr_storage peer;
-	socklen_t length = sizeof(peer);
-	char host[INET6_ADDRSTRLEN];
-	snprintf(text, bytes, "unknown");
-	if (getpeername(fd, (void *)&peer, &length))
-		return;
-	if (peer.ss_family == AF_INET) {
-		const struct sockaddr_in *in = (void *)&peer;
-		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-		snprintf(text, bytes, "%s:%u", host, ntohs(in->sin_port));
-	} else if (peer.ss_family == AF_INET6) {
-		const struct sockaddr_in6 *in6 = (void *)&peer;
-		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-		snprintf(text, bytes, "[%s]:%u", host, ntohs(in6->sin6_port));
-	} else {
-		struct ucred user;
-		length = sizeof(user);
-		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &length) == 0)
-			snprintf(text, bytes, "unix pid %d uid %u", user.pid, user.uid);
-	}
-}
-
-static struct nbd_core *emptiest(void)
-{
-	struct nbd_core *best = NULL;
-	for (unsigned i = 0; i < reactor_count; i++) {
-		struct nbd_core *core = nbd_cores[i];
-		if (core && (!best ||
-			     atomic_load(&core->reactor->load) < atomic_load(&best->reactor->load)))
-			best = core;
-	}
-	return best;
-}
-
-static void warn_full(void *arg)
-{
-	log_warning("nbd", "%u connections are open: no more are taken (--max-connections)",
-		    nbd_settings.max_connections);
-}
-
-static void place(struct acceptor *acceptor, int fd)
-{
-	struct arrival *arrival = NULL;
-	if (atomic_fetch_add(&nbd_connection_count, 1) >= nbd_settings.max_connections) {
-		if (!acceptor->warned)
-			control_send(warn_full, NULL);
-		acceptor->warned = true;
-	} else {
-		acceptor->warned = false;
-		arrival = malloc(sizeof(*arrival));
-	}
-	if (!arrival) {
-		atomic_fetch_sub(&nbd_connection_count, 1);
-		close(fd);
-		return;
-	}
-	arrival->fd = fd;
-	arrival->core = emptiest();
-	snprintf(arrival->listener, sizeof(arrival->listener), "%s", acceptor->listener->uri);
-	name_peer(fd, arrival->peer, sizeof(arrival->peer));
-	atomic_fetch_add(&arrival->core->reactor->load, 1);
-	reactor_send(arrival->core->reactor, arrive, arrival);
-}
-
 /* ---- Accepting ---- */
 
 static void closed(void *arg)
@@ -134,8 +53,9 @@ static void closed(void *arg)
 	void (*done)(void *) = listener->done;
 	void *done_arg = listener->done_arg;
 	TAILQ_REMOVE(&listeners, listener, link);
-	log_info("nbd", "no longer listening on %s", listener->uri);
-	free(listener->uri);
+	log_info("nbd", "no longer listening on %s", listener_uri(listener));
+	access_put(listener->access);
+	free(listener->name);
 	free(listener);
 	if (done)
 		done(done_arg);
@@ -172,7 +92,7 @@ static void accepted(struct uring_op *op, int result, uint32_t cqe_flags)
 {
 	struct acceptor *acceptor = container_of(op, struct acceptor, op);
 	if (result >= 0)
-		place(acceptor, result);
+		arrival_place(acceptor->listener->access, result, result);
 	if (cqe_flags & IORING_CQE_F_MORE)
 		return;
 	acceptor->armed = false;
@@ -214,12 +134,12 @@ static void stop_here(void *arg)
 /* ---- Creating: worker, then control thread ---- */
 
 struct creation {
-	char *uri;
+	struct access *access; /* NULL once the listener has it */
 	struct address address;
 	int fds[ADDRESS_SOCKETS_MAX];
 	int count; /* or -errno */
 	char why[512];
-	void (*created)(void *arg, struct listener *listener, int error, const char *why);
+	void (*created)(void *arg, const struct listener_result *result);
 	void *arg;
 };
 
@@ -240,84 +160,140 @@ static struct reactor *next_net_reactor(void)
 	}
 }
 
-static struct listener *make(struct creation *creation)
+/* Takes over the access and the sockets, and starts to accept. NULL: no memory. */
+static struct listener *make(const struct address *address, struct access *access, const int *fds,
+			     unsigned count)
 {
 	struct listener *listener = calloc(1, sizeof(*listener));
 	if (!listener)
 		return NULL;
-	listener->address = creation->address;
-	if (listener->address.path[0])
-		listener->uri = strdup(creation->uri);
-	else if (asprintf(&listener->uri,
-			  strchr(listener->address.host, ':') ? "tcp://[%s]:%s" : "tcp://%s:%s",
-			  listener->address.host, listener->address.port) < 0)
-		listener->uri = NULL;
-	if (!listener->uri) {
-		free(listener);
-		return NULL;
-	}
+	listener->address = *address;
+	listener->access = access;
 	listener->reactor = next_net_reactor();
-	listener->count = creation->count;
-	atomic_store(&listener->open, listener->count);
-	for (unsigned i = 0; i < listener->count; i++) {
+	listener->count = count;
+	atomic_store(&listener->open, count);
+	for (unsigned i = 0; i < count; i++) {
 		struct acceptor *acceptor = &listener->acceptors[i];
-		acceptor->fd = creation->fds[i];
+		acceptor->fd = fds[i];
 		acceptor->listener = listener;
 		acceptor->op.done = accepted;
 		acceptor->pause.fire = resume;
 	}
+	TAILQ_INSERT_TAIL(&listeners, listener, link);
+	reactor_send(listener->reactor, start_here, listener);
+	log_info("nbd", "listening on %s", listener_uri(listener));
 	return listener;
+}
+
+/* With the port that was chosen. 0 or -ENOMEM. */
+static int settle_uri(struct creation *creation)
+{
+	char uri[ADDRESS_URI_BYTES];
+	char *settled = strdup(address_uri(&creation->address, uri));
+	if (!settled)
+		return -ENOMEM;
+	free(creation->access->uri);
+	creation->access->uri = settled;
+	return 0;
 }
 
 static void bound(void *arg)
 {
 	struct creation *creation = arg;
-	struct listener *listener = NULL;
-	int error = creation->count < 0 ? creation->count : 0;
-	if (!error) {
-		listener = make(creation);
-		if (!listener) {
-			error = -ENOMEM;
-			snprintf(creation->why, sizeof(creation->why), "no memory for a listener");
-			for (int i = 0; i < creation->count; i++)
-				close(creation->fds[i]);
+	struct listener_result result = {.parameter = "uri", .why = creation->why};
+	int count = creation->count;
+	if (count < 0)
+		result.error = count;
+	else if (settle_uri(creation) == 0)
+		result.listener = make(&creation->address, creation->access, creation->fds, count);
+	if (!result.listener) {
+		access_put(creation->access);
+		while (count > 0)
+			close(creation->fds[--count]);
+		if (!result.error) {
+			result.error = -ENOMEM;
+			result.why = "no memory for a listener";
 		}
 	}
-	if (listener) {
-		TAILQ_INSERT_TAIL(&listeners, listener, link);
-		reactor_send(listener->reactor, start_here, listener);
-		log_info("nbd", "listening on %s", listener->uri);
-	}
-	creation->created(creation->arg, listener, error, error ? creation->why : NULL);
-	free(creation->uri);
+	creation->created(creation->arg, &result);
 	free(creation);
 }
 
-void listener_create(const char *uri,
-		     void (*created)(void *arg, struct listener *listener, int error,
-				     const char *why),
-		     void *arg)
+/* Allow-lists are for peers that have an IP address. */
+static int check_allow(const struct address *address, const struct access_options *options,
+		       char *why, size_t why_bytes)
+{
+	if (!options->allow_count || address->kind == ADDRESS_TCP)
+		return 0;
+	snprintf(why, why_bytes, "peers of a %s socket have no IP address to be allowed by",
+		 address->kind == ADDRESS_UNIX ? "unix" : "vsock");
+	return -EINVAL;
+}
+
+void listener_create(const struct listener_options *options,
+		     void (*created)(void *arg, const struct listener_result *result), void *arg)
 {
 	char why[512];
 	struct address address;
-	int error = address_parse(uri, &address, why, sizeof(why));
-	if (!error && listener_find(uri)) {
-		error = -EEXIST;
-		snprintf(why, sizeof(why), "there is a listener on %s", uri);
+	struct access *access = NULL;
+	struct listener_result result = {.parameter = "uri", .why = why};
+	struct creation *creation = NULL;
+	result.error = address_parse(options->uri, &address, why, sizeof(why));
+	if (!result.error && listener_find(options->uri)) {
+		result.error = -EEXIST;
+		snprintf(why, sizeof(why), "there is a listener on %s", options->uri);
 	}
-	struct creation *creation = error ? NULL : calloc(1, sizeof(*creation));
-	if (creation)
-		creation->uri = strdup(uri);
-	if (!creation || !creation->uri) {
-		free(creation);
-		created(arg, NULL, error ? error : -ENOMEM,
-			error ? why : "no memory for a listener");
+	if (!result.error) {
+		result.parameter = "allow";
+		result.error = check_allow(&address, &options->access, why, sizeof(why));
+	}
+	if (!result.error)
+		result.error = access_create(options->uri, &options->access, &access,
+					     &result.parameter, why, sizeof(why));
+	if (!result.error) {
+		creation = calloc(1, sizeof(*creation));
+		if (!creation) {
+			access_put(access);
+			result.error = -ENOMEM;
+			snprintf(why, sizeof(why), "no memory for a listener");
+		}
+	}
+	if (result.error) {
+		created(arg, &result);
 		return;
 	}
+	creation->access = access;
 	creation->address = address;
 	creation->created = created;
 	creation->arg = arg;
 	control_work(bind_on_worker, bound, creation);
+}
+
+void listener_adopt(int fd, const char *name,
+		    void (*created)(void *arg, const struct listener_result *result), void *arg)
+{
+	static const struct access_options everybody;
+	char why[512], uri[ADDRESS_URI_BYTES];
+	struct address address;
+	struct access *access = NULL;
+	struct listener_result result = {.parameter = "uri", .why = why};
+	result.error = address_adopt(fd, &address, why, sizeof(why));
+	if (!result.error)
+		result.error = access_create(address_uri(&address, uri), &everybody, &access,
+					     &result.parameter, why, sizeof(why));
+	if (!result.error) {
+		/* accepting must wait in the ring, not fail where nobody is there yet */
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+		result.listener = make(&address, access, &fd, 1);
+		if (result.listener && name)
+			result.listener->name = strdup(name);
+	}
+	if (!result.error && !result.listener) {
+		access_put(access);
+		result.error = -ENOMEM;
+		snprintf(why, sizeof(why), "no memory for a listener");
+	}
+	created(arg, &result);
 }
 
 void listener_delete(struct listener *listener, void (*done)(void *arg), void *arg)
@@ -336,7 +312,7 @@ struct listener *listener_find(const char *uri)
 {
 	struct listener *listener;
 	TAILQ_FOREACH (listener, &listeners, link) {
-		if (!strcmp(listener->uri, uri) && !listener->closing)
+		if (!strcmp(listener_uri(listener), uri) && !listener->closing)
 			return listener;
 	}
 	return NULL;
@@ -359,7 +335,17 @@ bool listener_is_closing(const struct listener *listener)
 
 const char *listener_uri(const struct listener *listener)
 {
-	return listener->uri;
+	return listener->access->uri;
+}
+
+const char *listener_name(const struct listener *listener)
+{
+	return listener->name;
+}
+
+const struct access *listener_access(const struct listener *listener)
+{
+	return listener->access;
 }
 
 /* Percent-encodes what a URI's path or query can not hold. */
@@ -384,10 +370,21 @@ char *listener_nbd_uri(const struct listener *listener, const char *export_name,
 	char name[1024], path[4 * ADDRESS_PATH_BYTES];
 	encode(export_name, name, sizeof(name));
 	encode(listener->address.path, path, sizeof(path));
-	if (path[0])
+	const char *slash = name[0] ? "/" : "";
+	switch (listener->address.kind) {
+	case ADDRESS_UNIX:
 		snprintf(text, bytes, "nbd+unix:///%s?socket=%s", name, path);
-	else
-		snprintf(text, bytes, "nbd://%s%s%s", listener->uri + strlen("tcp://"),
-			 name[0] ? "/" : "", name);
+		break;
+	case ADDRESS_VSOCK:
+		/* any CID: guests know their host by the same number everywhere */
+		snprintf(text, bytes, "nbd+vsock://%s:%s%s%s",
+			 listener->address.host[0] == '*' ? "2" : listener->address.host,
+			 listener->address.port, slash, name);
+		break;
+	case ADDRESS_TCP:
+		snprintf(text, bytes, "nbd://%s%s%s", listener_uri(listener) + strlen("tcp://"),
+			 slash, name);
+		break;
+	}
 	return text;
 }

@@ -12,6 +12,7 @@
 
 #include "app/pollux/nbd/connection.h"
 #include "app/pollux/nbd/listener.h"
+#include "app/pollux/target/export_rpc.h"
 #include "lib/base/clock.h"
 #include "reactor/control.h"
 
@@ -19,32 +20,95 @@ enum { URI_MAX_BYTES = 512 };
 
 /* ---- listener_create, _delete, _get_listeners ---- */
 
-struct listener_params {
+struct create_params {
 	const char *uri;
+	json_t *allow, *exports;
+	const char *default_export;
+	uint64_t max_connections;
+	bool no_zeroes;
 };
 
-static const struct rpc_param listener_params[] = {
+static const struct rpc_param create_params[] = {
 	{.name = "uri",
 	 .type = RPC_STRING,
-	 .offset = offsetof(struct listener_params, uri),
+	 .offset = offsetof(struct create_params, uri),
 	 .required = true,
 	 .min = 1,
 	 .max = URI_MAX_BYTES,
-	 .help = "tcp://HOST:PORT (port 0: one is chosen) or unix:///PATH"},
+	 .help = "tcp://HOST:PORT (port 0: one is chosen), unix:///PATH, or vsock://CID:PORT (CID "
+		 "*: any)"},
+	{.name = "allow",
+	 .type = RPC_STRINGS,
+	 .offset = offsetof(struct create_params, allow),
+	 .max = ACCESS_NETWORKS_MAX,
+	 .help = "Networks (ADDRESS/BITS) and addresses that may connect over TCP; none: "
+		 "everybody"},
+	{.name = "max_connections",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct create_params, max_connections),
+	 .max = ACCESS_CONNECTIONS_MAX,
+	 .help = "More are closed at once; 0: as many as the process takes"},
+	{.name = "exports",
+	 .type = RPC_STRINGS,
+	 .offset = offsetof(struct create_params, exports),
+	 .min = 1,
+	 .max = ACCESS_EXPORTS_MAX,
+	 .help = "Exports to be had here, whether they are there yet or not; left out: all"},
+	{.name = "default_export",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct create_params, default_export),
+	 .max = EXPORT_NAME_MAX_BYTES,
+	 .help = "Export for clients that give no name; left out: the one whose name is empty"},
+	{.name = "no_zeroes",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct create_params, no_zeroes),
+	 .def = "true",
+	 .help = "Offer NBD_FLAG_NO_ZEROES: false for clients that can not bear it"},
 };
 
-static void listening(void *arg, struct listener *listener, int error, const char *why)
+static void listening(void *arg, const struct listener_result *result)
 {
-	if (error)
-		rpc_param_error(arg, "uri", error, "%s", why);
+	if (result->error)
+		rpc_param_error(arg, result->parameter, result->error, "%s", result->why);
 	else
-		rpc_reply(arg, json_string(listener_uri(listener)));
+		rpc_reply(arg, json_string(listener_uri(result->listener)));
 }
 
 static void create_listener(struct rpc_call *call, const void *params)
 {
-	listener_create(((const struct listener_params *)params)->uri, listening, call);
+	const struct create_params *p = params;
+	struct listener_options options = {
+		.uri = p->uri,
+		.access = {.allow_count = json_array_size(p->allow),
+			   .export_count = json_array_size(p->exports),
+			   .default_export = p->default_export,
+			   .max_connections = p->max_connections,
+			   .hide_no_zeroes = !p->no_zeroes},
+	};
+	const char **allow = rpc_strings(p->allow), **exports = rpc_strings(p->exports);
+	options.access.allow = allow;
+	options.access.exports = exports;
+	if ((p->allow && !allow) || (p->exports && !exports))
+		rpc_error(call, -ENOMEM, "no memory");
+	else
+		listener_create(&options, listening, call);
+	free(allow);
+	free(exports);
 }
+
+struct delete_params {
+	const char *uri;
+};
+
+static const struct rpc_param delete_params[] = {
+	{.name = "uri",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct delete_params, uri),
+	 .required = true,
+	 .min = 1,
+	 .max = URI_MAX_BYTES,
+	 .help = "As listener_get_listeners tells it"},
+};
 
 static void listener_gone(void *arg)
 {
@@ -53,7 +117,7 @@ static void listener_gone(void *arg)
 
 static void delete_listener(struct rpc_call *call, const void *params)
 {
-	const struct listener_params *p = params;
+	const struct delete_params *p = params;
 	struct listener *listener = listener_find(p->uri);
 	if (listener)
 		listener_delete(listener, listener_gone, call);
@@ -61,14 +125,36 @@ static void delete_listener(struct rpc_call *call, const void *params)
 		rpc_param_error(call, "uri", -ENODEV, "there is no listener on '%s'", p->uri);
 }
 
-static void get_listeners(struct rpc_call *call, const void *params)
+static json_t *describe_listener(const struct listener *listener)
 {
 	char nbd_uri[2048];
+	const struct access *access = listener_access(listener);
+	json_t *object = json_pack(
+		"{s:s, s:s, s:o, s:i, s:i, s:{s:I, s:I}, s:b}", "uri", listener_uri(listener),
+		"nbd_uri", listener_nbd_uri(listener, "", nbd_uri, sizeof(nbd_uri)), "allow",
+		export_rpc_networks(access->allow), "max_connections", (int)access->max_connections,
+		"connections", (int)atomic_load(&access->connections), "refused", "address",
+		(json_int_t)atomic_load(&access->refused[ACCESS_REFUSED_ADDRESS]), "limit",
+		(json_int_t)atomic_load(&access->refused[ACCESS_REFUSED_LIMIT]), "no_zeroes",
+		!access->hide_no_zeroes);
+	if (access->exports) {
+		json_t *names = json_array();
+		for (unsigned i = 0; i < access->export_count; i++)
+			json_array_append_new(names, json_string(access->exports[i]));
+		json_object_set_new(object, "exports", names);
+	}
+	if (access->default_export)
+		json_object_set_new(object, "default_export", json_string(access->default_export));
+	if (listener_name(listener))
+		json_object_set_new(object, "name", json_string(listener_name(listener)));
+	return object;
+}
+
+static void get_listeners(struct rpc_call *call, const void *params)
+{
 	json_t *list = json_array();
 	for (const struct listener *at = listener_first(); at; at = listener_next(at))
-		json_array_append_new(
-			list, json_pack("{s:s, s:s}", "uri", listener_uri(at), "nbd_uri",
-					listener_nbd_uri(at, "", nbd_uri, sizeof(nbd_uri))));
+		json_array_append_new(list, describe_listener(at));
 	rpc_reply(call, list);
 }
 
@@ -116,7 +202,7 @@ static json_t *describe(const struct connection *conn)
 	uint64_t age = conn->core->reactor->now - conn->connected_at;
 	json_t *object = json_pack(
 		"{s:I, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I}", "id",
-		(json_int_t)conn->id, "peer", conn->peer, "listener", conn->listener, "state",
+		(json_int_t)conn->id, "peer", conn->peer, "listener", conn->access->uri, "state",
 		connection_state_names[conn->state], "lcore", conn->core->reactor->cpu,
 		"storage_lcore", conn->storage ? conn->storage->cpu : -1, "inflight",
 		(int)conn->inflight, "requests", (json_int_t)conn->requests, "bytes_received",
@@ -238,23 +324,24 @@ void nbd_end_export_here(struct export *export)
 
 static const struct rpc_method methods[] = {
 	{.name = "listener_create",
-	 .help = "Listens for NBD clients.",
-	 .params = listener_params,
-	 .param_count = COUNT_OF(listener_params),
-	 .params_bytes = sizeof(struct listener_params),
+	 .help = "Listens for NBD clients. What it grants counts for its own clients only.",
+	 .params = create_params,
+	 .param_count = COUNT_OF(create_params),
+	 .params_bytes = sizeof(struct create_params),
 	 .handler = create_listener,
 	 .result = "the URI, with the port that was chosen"},
 	{.name = "listener_delete",
 	 .help = "Stops listening; connections live on.",
-	 .params = listener_params,
-	 .param_count = COUNT_OF(listener_params),
-	 .params_bytes = sizeof(struct listener_params),
+	 .params = delete_params,
+	 .param_count = COUNT_OF(delete_params),
+	 .params_bytes = sizeof(struct delete_params),
 	 .handler = delete_listener,
 	 .result = "true"},
 	{.name = "listener_get_listeners",
 	 .help = "The listeners.",
 	 .handler = get_listeners,
-	 .result = "[{uri, nbd_uri}]"},
+	 .result = "[{uri, nbd_uri, allow, max_connections, connections, refused: {address, "
+		   "limit}, no_zeroes, exports, default_export, name}]"},
 	{.name = "connection_get_connections",
 	 .help = "The connections of NBD clients.",
 	 .params = connections_params,

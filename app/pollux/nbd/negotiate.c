@@ -15,6 +15,7 @@
 enum {
 	FEED_BYTES = 256, /* a slice of the input, so that few options' replies gather at a time */
 	OUT_MOST_BYTES = 64 << 10,
+	DRAIN_US = 250000, /* a handshake that is under way learns that the server ends */
 };
 
 /* ---- The handshake's view of the exports ---- */
@@ -61,23 +62,48 @@ static void describe(struct export *export, struct nbd_export_info *info)
 	};
 }
 
+/* Whether this client may know of the export. */
+static bool may_see(const struct connection *conn, const struct export *export)
+{
+	return network_list_admits(export->allow, &conn->address);
+}
+
 static int find(void *arg, const char *name, size_t length, bool opening,
 		struct nbd_export_info *info)
 {
+	struct connection *conn = arg;
+	if (!access_resolve(conn->access, &name, &length))
+		return -ENOENT;
 	struct export *export = export_table_find(name, length);
-	if (!export)
+	if (!export || !may_see(conn, export))
 		return -ENOENT;
 	describe(export, info);
+	if (!opening)
+		return 0;
+	if (!export_admit(export))
+		return -EMFILE;
+	conn->export = export;
 	return 0;
 }
 
+/* Each search goes on where the last one ended, since a listing asks for one after the other. */
 static int list(void *arg, unsigned index, struct nbd_export_info *info)
 {
+	struct connection *conn = arg;
 	const struct export_table *table = export_table();
-	if (index >= table->count)
-		return -ENOENT;
-	describe(table->exports[index], info);
-	return 0;
+	if (!index || index != conn->list_index) {
+		conn->list_index = 0;
+		conn->list_at = 0;
+	}
+	while (conn->list_at < table->count) {
+		struct export *export = table->exports[conn->list_at++];
+		if (!access_shows(conn->access, export->name) || !may_see(conn, export) ||
+		    conn->list_index++ < index)
+			continue;
+		describe(export, info);
+		return 0;
+	}
+	return -ENOENT;
 }
 
 static const char *context(void *arg, const struct nbd_export_info *info, unsigned index)
@@ -166,9 +192,7 @@ void negotiate_sent(struct connection *conn, int result)
 static void begin_transmission(struct connection *conn)
 {
 	const struct nbd_handshake *hs = conn->handshake;
-	struct export *export = hs->selected.export;
-	export_get(export);
-	conn->export = export;
+	struct export *export = conn->export;
 	conn->storage = export_place(export, conn->core->reactor);
 	conn->stats = &export->stats[conn->core->reactor->index];
 	bool local = conn->storage == conn->core->reactor;
@@ -199,6 +223,8 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 		enum nbd_handshake_result result =
 			nbd_handshake_feed(conn->handshake, bytes + taken, slice, &n);
 		taken += n;
+		if (conn->state == CONN_DEAD)
+			break; /* no memory for what it was to be told */
 		if (result == NBD_HANDSHAKE_TRANSMIT) {
 			begin_transmission(conn);
 		} else if (result == NBD_HANDSHAKE_CLOSE) {
@@ -223,11 +249,27 @@ int negotiate_begin(struct connection *conn)
 	conn->handshake = malloc(sizeof(*conn->handshake));
 	if (!conn->handshake)
 		return -ENOMEM;
-	nbd_handshake_init(conn->handshake, &nbd_settings.protocol, &ops, conn);
+	struct nbd_server_config config = nbd_settings.protocol;
+	config.no_zeroes = config.no_zeroes && !conn->access->hide_no_zeroes;
+	nbd_handshake_init(conn->handshake, &config, &ops, conn);
 	conn->timer.fire = timed_out;
 	reactor_arm_timer(&conn->timer, nbd_settings.handshake_timeout_ms * 1000ull);
 	reactor_defer(conn->core->reactor, &conn->flush);
 	return 0;
+}
+
+static void drained(struct timer *timer)
+{
+	connection_finish(container_of(timer, struct connection, timer), NULL);
+}
+
+void negotiate_drain(struct connection *conn)
+{
+	if (conn->handshake->shutting_down)
+		return;
+	conn->handshake->shutting_down = true;
+	conn->timer.fire = drained;
+	reactor_arm_timer(&conn->timer, DRAIN_US);
 }
 
 void negotiate_end(struct connection *conn)

@@ -201,6 +201,7 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		}
 		return;
 	}
+	conn->received_at = core->reactor->now;
 	conn->bytes_in += result;
 	if (conn->filling_direct && conn->filling) {
 		conn->filling_have += result;

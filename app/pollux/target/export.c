@@ -81,9 +81,16 @@ struct export *export_table_find(const char *name, size_t length)
 	return NULL;
 }
 
-void export_get(struct export *export)
+bool export_admit(struct export *export)
 {
-	atomic_fetch_add(&export->connections, 1);
+	uint32_t most = export->max_connections, before = atomic_load(&export->connections);
+	do {
+		if (most && before >= most) {
+			atomic_fetch_add(&export->refused, 1);
+			return false;
+		}
+	} while (!atomic_compare_exchange_weak(&export->connections, &before, before + 1));
+	return true;
 }
 
 struct reactor *export_place(const struct export *export, struct reactor *home)
@@ -137,6 +144,7 @@ static void export_free(struct export *export)
 	free(export->name);
 	free(export->description);
 	free(export->holder);
+	free(export->allow);
 	free(export->stats);
 	free(export);
 }
@@ -282,6 +290,14 @@ static void start_ending(void *arg)
 	control_for_each_reactor(REACTOR_NET, end_on_core, all_told, arg);
 }
 
+/* Draining takes too long. The call that began it is answered when all is freed. */
+static void kick_now(struct export *export)
+{
+	export->kick = true;
+	atomic_fetch_add(&export->connections, 1); /* until the round is over */
+	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+}
+
 static void start_closing(struct export *export, bool kick)
 {
 	export->state = EXPORT_CLOSING;
@@ -289,14 +305,6 @@ static void start_closing(struct export *export, bool kick)
 	publish();
 	/* After this round no core takes the export any more: what holds it now is all there is. */
 	control_for_each_reactor(0, nothing, start_ending, export);
-}
-
-/* Draining takes too long. The call that began it is answered when all is freed. */
-static void kick_now(struct export *export)
-{
-	export->kick = true;
-	export_get(export); /* until the round is over */
-	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
 }
 
 static void drained_too_long(struct control_timer *timer)
@@ -310,7 +318,8 @@ int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 		  void (*done)(void *arg, struct export *export, int error), void *arg)
 {
 	if (export->state == EXPORT_CLOSING && kick && !export->kick) {
-		kick_now(export);
+		if (!export->closing_channels)
+			kick_now(export);
 		if (done)
 			done(arg, NULL, 0);
 		return 0;
@@ -335,6 +344,8 @@ static void bdev_event(struct bdev_claim *claim, enum bdev_event event)
 	export->doomed = true;
 	if (export->state == EXPORT_READY)
 		start_closing(export, true);
+	else if (export->state == EXPORT_CLOSING && !export->kick && !export->closing_channels)
+		kick_now(export);
 }
 
 /* ---- Opening ---- */
@@ -379,6 +390,7 @@ static struct export *make(const struct export_options *options)
 	memset(export->stats, 0, reactor_count * sizeof(*export->stats));
 	export->read_only = options->read_only;
 	export->io_timeout_ms = options->io_timeout_ms;
+	export->max_connections = options->max_connections;
 	return export;
 }
 
@@ -395,12 +407,36 @@ static int explain_claim(struct bdev *bdev, int error, char *why, size_t why_byt
 	return error;
 }
 
+/* Names are UTF-8 (proto.md, "String values"); what is not could not be told over JSON-RPC. */
+static bool is_text(const char *text)
+{
+	json_t *string = json_string(text);
+	json_decref(string);
+	return string != NULL;
+}
+
+static int explain_allow(const struct export_options *options, int error, unsigned wrong, char *why,
+			 size_t why_bytes)
+{
+	if (error == -ENOMEM) {
+		snprintf(why, why_bytes, "no memory for an export");
+		return error;
+	}
+	snprintf(why, why_bytes, "'%.64s' is no network: ADDRESS/BITS, or an address",
+		 options->allow[wrong]);
+	return -EDOM;
+}
+
 int export_create(const struct export_options *options,
 		  void (*done)(void *arg, struct export *export, int error), void *arg, char *why,
 		  size_t why_bytes)
 {
 	if (strlen(options->name) > EXPORT_NAME_MAX_BYTES) {
 		snprintf(why, why_bytes, "the name is longer than %d bytes", EXPORT_NAME_MAX_BYTES);
+		return -EINVAL;
+	}
+	if (!is_text(options->name) || (options->description && !is_text(options->description))) {
+		snprintf(why, why_bytes, "name and description are UTF-8");
 		return -EINVAL;
 	}
 	if (export_find(options->name)) {
@@ -417,6 +453,13 @@ int export_create(const struct export_options *options,
 		snprintf(why, why_bytes, "no memory for an export");
 		return -ENOMEM;
 	}
+	unsigned wrong = 0;
+	int error =
+		network_list_parse(options->allow, options->allow_count, &export->allow, &wrong);
+	if (error) {
+		export_free(export);
+		return explain_allow(options, error, wrong, why, why_bytes);
+	}
 	if (!(bdev->caps & BDEV_CAP_WRITE))
 		export->read_only = true;
 	export->bdev = bdev;
@@ -424,7 +467,7 @@ int export_create(const struct export_options *options,
 	export->claim.holder = export->holder;
 	export->claim.write = !export->read_only;
 	export->claim.event = bdev_event;
-	int error = bdev_claim(bdev, &export->claim);
+	error = bdev_claim(bdev, &export->claim);
 	if (error) {
 		export_free(export);
 		return explain_claim(bdev, error, why, why_bytes);

@@ -7,11 +7,13 @@
 #define POLLUX_APP_TARGET_EXPORT_H
 
 #include "bdev/bdev.h"
+#include "lib/net/network.h"
 #include "reactor/control.h"
 
 enum {
 	EXPORT_NAME_MAX_BYTES = 4096,
 	EXPORT_DESCRIPTION_MAX_BYTES = 4096,
+	EXPORT_NETWORKS_MAX = 1024,
 	EXPORT_DRAIN_MS = 10000, /* of export_delete, unless told otherwise */
 };
 
@@ -41,8 +43,11 @@ struct export
 	bool read_only;
 	uint32_t io_timeout_ms; /* 0: none */
 	uint32_t preferred_bytes;
+	struct network_list *allow; /* peers that may know of it; NULL: all */
+	uint32_t max_connections;   /* 0: no limit */
 	/* shared */
 	_Atomic uint32_t connections; /* that hold the export: taken and given back by net cores */
+	_Atomic uint64_t refused;     /* connections above max_connections */
 	struct export_stats *stats;   /* [reactor_count], each written by its core */
 	/* the control thread's */
 	enum export_state state;
@@ -64,6 +69,9 @@ struct export_options {
 	const char *description; /* or NULL */
 	bool read_only;
 	uint64_t io_timeout_ms;
+	const char *const *allow; /* networks; none: everybody */
+	unsigned allow_count;
+	uint64_t max_connections; /* 0: no limit */
 };
 
 /* ---- Control thread ---- */
@@ -71,7 +79,8 @@ struct export_options {
 /*
  * Creates and, when the bdev's channels are open on every storage core, publishes it. Returns 0 -
  * then done(arg, export, 0) or done(arg, NULL, -errno) follows - or -errno with a sentence in
- * `why`: -EEXIST, -ENODEV (no such bdev), -EBUSY (held for writing by another), -EINVAL (name).
+ * `why`: -EEXIST, -ENODEV (no such bdev), -EBUSY (held for writing by another), -EINVAL (name),
+ * -EDOM (allow).
  */
 int export_create(const struct export_options *options,
 		  void (*done)(void *arg, struct export *export, int error), void *arg, char *why,
@@ -108,8 +117,8 @@ struct export_table {
 const struct export_table *export_table(void);
 struct export *export_table_find(const char *name, size_t length);
 
-/* A connection holds the export from here to export_put(). */
-void export_get(struct export *export);
+/* A connection holds the export from here to export_put(); false: it has as many as it may. */
+bool export_admit(struct export *export);
 void export_put(struct export *export);
 
 /* A storage core for a connection on `home`: home itself where it can, else one of the others in

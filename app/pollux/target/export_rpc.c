@@ -3,6 +3,7 @@
 #include "app/pollux/target/export_rpc.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "app/pollux/target/export.h"
@@ -12,41 +13,58 @@ enum { WHY_BYTES = 512, TIMEOUT_MAX_MS = 3600000 };
 
 /* ---- export_create ---- */
 
+struct create_params {
+	struct export_options options;
+	json_t *allow;
+};
+
 static const struct rpc_param create_params[] = {
 	{.name = "name",
 	 .type = RPC_STRING,
-	 .offset = offsetof(struct export_options, name),
+	 .offset = offsetof(struct create_params, options.name),
 	 .required = true,
 	 .max = EXPORT_NAME_MAX_BYTES,
 	 .help = "Name that clients ask for; empty: the default export"},
 	{.name = "bdev",
 	 .type = RPC_STRING,
-	 .offset = offsetof(struct export_options, bdev_name),
+	 .offset = offsetof(struct create_params, options.bdev_name),
 	 .required = true,
 	 .min = 1,
 	 .max = BDEV_NAME_MAX_BYTES,
 	 .help = "Bdev to serve"},
 	{.name = "description",
 	 .type = RPC_STRING,
-	 .offset = offsetof(struct export_options, description),
+	 .offset = offsetof(struct create_params, options.description),
 	 .max = EXPORT_DESCRIPTION_MAX_BYTES,
 	 .help = "Text for people, shown by nbdinfo"},
 	{.name = "read_only",
 	 .type = RPC_BOOL,
-	 .offset = offsetof(struct export_options, read_only),
+	 .offset = offsetof(struct create_params, options.read_only),
 	 .help = "Refuse writes; always so on a read-only bdev"},
 	{.name = "io_timeout_ms",
 	 .type = RPC_U64,
-	 .offset = offsetof(struct export_options, io_timeout_ms),
+	 .offset = offsetof(struct create_params, options.io_timeout_ms),
 	 .max = TIMEOUT_MAX_MS,
 	 .unit = "ms",
 	 .help = "The bdev is asked to end a request that takes longer, with an error; 0: never"},
+	{.name = "allow",
+	 .type = RPC_STRINGS,
+	 .offset = offsetof(struct create_params, allow),
+	 .max = EXPORT_NETWORKS_MAX,
+	 .help = "Networks (ADDRESS/BITS) and addresses that may know of it; none: everybody. "
+		 "Clients without an IP address are in no network"},
+	{.name = "max_connections",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct create_params, options.max_connections),
+	 .max = 1 << 20,
+	 .help = "More are refused in the handshake; 0: no limit"},
 };
 
 static void created(void *arg, struct export *export, int error)
 {
 	struct rpc_call *call = arg;
-	const struct export_options *options = rpc_params(call);
+	const struct export_options *options =
+		&((const struct create_params *)rpc_params(call))->options;
 	if (error)
 		rpc_error(call, error, "bdev '%s' can not be opened: %s", options->bdev_name,
 			  strerror(-error));
@@ -54,14 +72,36 @@ static void created(void *arg, struct export *export, int error)
 		rpc_reply(call, json_string(export->name));
 }
 
+/* The parameter that an error of export_create() is about. */
+static const char *fault_of(int error)
+{
+	switch (error) {
+	case -EEXIST:
+	case -EINVAL:
+		return "name";
+	case -EDOM:
+		return "allow";
+	default:
+		return "bdev";
+	}
+}
+
 static void create(struct rpc_call *call, const void *params)
 {
-	const struct export_options *options = params;
+	const struct create_params *p = params;
+	struct export_options options = p->options;
+	const char **allow = rpc_strings(p->allow);
 	char why[WHY_BYTES];
-	int error = export_create(options, created, call, why, sizeof(why));
+	if (p->allow && !allow) {
+		rpc_error(call, -ENOMEM, "no memory");
+		return;
+	}
+	options.allow = allow;
+	options.allow_count = json_array_size(p->allow);
+	int error = export_create(&options, created, call, why, sizeof(why));
+	free(allow);
 	if (error)
-		rpc_param_error(call, error == -EEXIST || error == -EINVAL ? "name" : "bdev", error,
-				"%s", why);
+		rpc_param_error(call, fault_of(error), error == -EDOM ? -EINVAL : error, "%s", why);
 }
 
 /* ---- export_delete ---- */
@@ -131,6 +171,15 @@ static const struct rpc_param get_params[] = {
 	 .help = "Only this export"},
 };
 
+json_t *export_rpc_networks(const struct network_list *list)
+{
+	char text[NETWORK_TEXT_BYTES];
+	json_t *array = json_array();
+	for (unsigned i = 0; list && i < list->count; i++)
+		json_array_append_new(array, json_string(network_format(&list->networks[i], text)));
+	return array;
+}
+
 static json_t *describe(const struct export *export)
 {
 	static const char *const states[] = {"opening", "ready", "closing"};
@@ -143,6 +192,9 @@ static json_t *describe(const struct export *export)
 			  (int)export->io_timeout_ms, "state", states[export->state]);
 	if (export->description)
 		json_object_set_new(object, "description", json_string(export->description));
+	json_object_set_new(object, "allow", export_rpc_networks(export->allow));
+	json_object_set_new(object, "max_connections", json_integer(export->max_connections));
+	json_object_set_new(object, "refused", json_integer(atomic_load(&export->refused)));
 	return object;
 }
 
@@ -217,7 +269,7 @@ static const struct rpc_method methods[] = {
 	 .help = "Serves a bdev under a name; listeners offer it from now on.",
 	 .params = create_params,
 	 .param_count = COUNT_OF(create_params),
-	 .params_bytes = sizeof(struct export_options),
+	 .params_bytes = sizeof(struct create_params),
 	 .handler = create,
 	 .result = "the name"},
 	{.name = "export_delete",
@@ -234,7 +286,9 @@ static const struct rpc_method methods[] = {
 	 .param_count = COUNT_OF(get_params),
 	 .params_bytes = sizeof(struct get_params),
 	 .handler = get_exports,
-	 .result = "[{name, bdev, size_bytes, read_only, connections, …}]"},
+	 .result = "[{name, bdev, size_bytes, read_only, connections, allow, max_connections, "
+		   "refused, "
+		   "…}]"},
 	{.name = "export_get_iostat",
 	 .help = "What clients did with the exports, from the request's arrival to its reply, "
 		 "at the resolution of a reactor's pass.",

@@ -258,6 +258,11 @@ void fake_settle(void)
 		;
 }
 
+void fake_tick_us(uint64_t us)
+{
+	now += us * 1000;
+}
+
 void fake_advance_us(uint64_t us)
 {
 	uint64_t until = now + us * 1000;

@@ -27,6 +27,8 @@ void fake_become(unsigned index);
 bool fake_pass(void);
 /* Passes until nothing is done any more. The clock stands still. */
 void fake_settle(void);
+/* Moves the clock, and nothing else. */
+void fake_tick_us(uint64_t us);
 /* Moves the clock, with passes at every timer on the way. */
 void fake_advance_us(uint64_t us);
 

@@ -32,12 +32,6 @@ void sleep_us(uint64_t us)
 		;
 }
 
-unsigned support_effort(void)
-{
-	const char *full = getenv("POLLUX_TEST_FULL");
-	return full && !strcmp(full, "1") ? 20 : 1;
-}
-
 void support_config(struct reactor_config *config, unsigned count, unsigned idle_poll_us)
 {
 	struct reactor_config all;
