@@ -1,18 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Installs what is missing, builds Pollux three ways with warnings as errors, and tests each.
+# Installs what is missing, builds Pollux four ways with warnings as errors, and tests each.
 #
 # usage: test.sh [--full] [-j N] [--filter TEST[:CASE]] [--builds LIST]
 #   --full            every crossing of the matrix, long soaks (an hour or more)
 #   -j N              tests at a time (default: the number of processors)
 #   --filter T[:C]    only tests whose name contains T; of functional ones only cases that contain C
-#   --builds LIST     of release,asan,tsan (default: all); tsan runs the unit tests of what threads share
+#   --builds LIST     of release,asan,tsan,fuzz (default: the first three; --full: all); tsan runs the
+#                     unit tests of what threads share, fuzz each fuzzer for a minute (--full: ten)
 # The last line is "N passed, N failed[, N skipped]" over all builds; the exit status is 0 if none failed.
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace"
-full= jobs=$(nproc) filter= cases= builds=release,asan,tsan
+fuzz_packages="clang libclang-rt-14-dev"
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin"
+full= jobs=$(nproc) filter= cases= builds=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--full) full=1 ;;
@@ -23,13 +25,14 @@ while [ $# -gt 0 ]; do
 	--builds) builds=${2:?--builds needs a list} && shift ;;
 	--builds=*) builds=${1#*=} ;;
 	-h | --help)
-		sed -n '3,11s/^# \{0,1\}//p' "$0"
+		sed -n '3,12s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
 	*) die "unknown option $1 (see --help)" ;;
 	esac
 	shift
 done
+[ -n "$builds" ] || builds=release,asan,tsan${full:+,fuzz}
 case $filter in
 *:*) cases=${filter#*:} filter=${filter%%:*} ;;
 esac
@@ -62,6 +65,42 @@ test_build() {
 	results+=("$dir")
 }
 
+# fuzz_one DIRECTORY NAME SECONDS: runs one fuzzer from its corpus on; prints a line as meson's test log.
+fuzz_one() {
+	local dir=$1 name=$2 seconds=$3 status=0 result=OK corpus=$root/test/fuzz/corpus/$2
+	mkdir -p "$dir/new/$name" "$corpus"
+	"$dir/test/fuzz/fuzz-${name//_/-}" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 \
+		-artifact_prefix="$dir/crash-$name-" "$dir/new/$name" "$corpus" \
+		>"$dir/$name.log" 2>&1 || status=$?
+	if [ $status != 0 ]; then
+		result=FAIL
+		tail -n 60 "$dir/$name.log" >&2
+	fi
+	printf '{"name": "fuzz-%s", "result": "%s", "returncode": %d}\n' "$name" "$result" $status
+}
+export -f fuzz_one
+export root
+
+fuzz() {
+	local dir=$root/build-fuzz seconds=60 names
+	[ -z "$full" ] || seconds=600
+	names=$(cd "$root/test/fuzz" && for file in fuzz_*"$filter"*.c; do
+		name=${file#fuzz_}
+		[ ! -f "$file" ] || echo "${name%.c}"
+	done)
+	[ -n "$names" ] || return 0
+	# shellcheck disable=SC2086
+	install_packages $fuzz_packages
+	CC=clang configure "$dir" --buildtype=debugoptimized -Dfuzz=true -Db_lundef=false
+	say "== building in build-fuzz =="
+	# shellcheck disable=SC2046
+	build "$dir" $(for name in $names; do echo "test/fuzz/fuzz-${name//_/-}"; done)
+	say "== fuzzing for $seconds s each =="
+	xargs -P "$jobs" -I '{}' bash -c "fuzz_one '$dir' '{}' $seconds" <<<"$names" \
+		>"$dir/meson-logs/testlog.json"
+	results+=("$dir")
+}
+
 for name in ${builds//,/ }; do
 	case $name in
 	release)
@@ -88,6 +127,7 @@ for name in ${builds//,/ }; do
 		build "$dir" $(meson introspect --tests "$dir" | summary --programs "$dir" "" tsan)
 		test_build "$dir" tsan
 		;;
+	fuzz) fuzz ;;
 	*) die "unknown build $name" ;;
 	esac
 done

@@ -22,6 +22,8 @@
 #include "app/pollux/shutdown.h"
 #include "app/pollux/stdio_client.h"
 #include "app/pollux/target/export_rpc.h"
+#include "app/pollux/tls/named.h"
+#include "app/pollux/tls/tls_rpc.h"
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
 #include "bdev/null/null.h"
@@ -40,6 +42,7 @@ static struct options options;
 static struct rpc_server *rpc;
 static int exit_status;
 static unsigned next_spec, next_handed, next_listen;
+static bool tls_begun;
 
 /* ---- Signals ---- */
 
@@ -156,6 +159,32 @@ static void create_bdev(struct spec *spec)
 	bdev_ready(spec, bdev, error, why);
 }
 
+/* ---- TLS of the command line ---- */
+
+#define TLS_NAME "default"
+
+static void tls_ready(void *arg, struct named_credentials *named, int error, const char *why)
+{
+	char line[1024];
+	if (error) {
+		snprintf(line, sizeof(line), "TLS: %s", why);
+		fail(line);
+		return;
+	}
+	create_next();
+}
+
+static void create_tls(void)
+{
+	static struct tls_credentials_config config;
+	config.directory = options.tls_certificates;
+	config.psk_file = options.tls_psk;
+	config.verify_peer = options.tls_verify_peer ? TLS_VERIFY_REQUIRE : TLS_VERIFY_NONE;
+	named_credentials_create(TLS_NAME, &config, (struct named_done){tls_ready, NULL});
+}
+
+/* ---- Listeners of the command line ---- */
+
 static void listening(void *arg, const struct listener_result *result)
 {
 	if (result->error) {
@@ -170,13 +199,17 @@ static void listening(void *arg, const struct listener_result *result)
 
 static void listen_next(void)
 {
+	struct access_options access = {
+		.tls = options.tls,
+		.credentials = named_credentials_find(TLS_NAME),
+	};
 	if (next_handed < options.handed.count) {
 		unsigned i = next_handed++;
-		listener_adopt(options.handed.fds[i], options.handed.names[i], listening,
+		listener_adopt(options.handed.fds[i], options.handed.names[i], &access, listening,
 			       "a socket that was handed over");
 		return;
 	}
-	struct listener_options listener = {.uri = options.listen[next_listen++]};
+	struct listener_options listener = {.uri = options.listen[next_listen++], .access = access};
 	listener_create(&listener, listening, (void *)listener.uri);
 }
 
@@ -187,6 +220,11 @@ static void client_gone(void)
 
 static void tell_ready(void)
 {
+	static const char *const tls[] = {
+		[LISTENER_TLS_OFF] = "",
+		[LISTENER_TLS_ON] = ", TLS offered",
+		[LISTENER_TLS_REQUIRE] = ", TLS required",
+	};
 	char uri[2048], size[32];
 	const struct listener *listener = listener_first();
 	for (unsigned i = 0; i < options.spec_count && listener; i++) {
@@ -201,7 +239,8 @@ static void tell_ready(void)
 	if (options.stdio)
 		log_info("pollux", "serving standard input and output");
 	for (; listener; listener = listener_next(listener))
-		log_notice("pollux", "listening on %s", listener_uri(listener));
+		log_notice("pollux", "listening on %s%s", listener_uri(listener),
+			   tls[listener_access(listener)->tls]);
 	if (rpc_socket_path())
 		log_notice("pollux", "RPC at %s", rpc_socket_path());
 }
@@ -210,7 +249,10 @@ static void create_next(void)
 {
 	if (shutdown_has_begun())
 		return;
-	if (next_spec < options.spec_count) {
+	if (!tls_begun && (options.tls_certificates || options.tls_psk)) {
+		tls_begun = true;
+		create_tls();
+	} else if (next_spec < options.spec_count) {
 		create_bdev(&options.specs[next_spec++]);
 	} else if (next_handed < options.handed.count || next_listen < options.listen_count) {
 		listen_next();
@@ -257,7 +299,7 @@ static int start_reactors(char *why, size_t why_bytes)
 static struct rpc_server *make_rpc_server(void)
 {
 	static struct rpc_table tables[RPC_TABLES_MAX];
-	const struct rpc_table own[] = {framework_rpc, export_rpc, nbd_rpc};
+	const struct rpc_table own[] = {framework_rpc, export_rpc, nbd_rpc, tls_rpc};
 	unsigned count = 0;
 	for (unsigned i = 0; i < COUNT_OF(own); i++)
 		tables[count++] = own[i];
@@ -323,6 +365,7 @@ int main(int argc, char **argv)
 	rpc_server_destroy(rpc);
 	reactors_stop();
 	nbd_cores_free();
+	named_credentials_delete_all();
 	control_fini();
 	options_free(&options);
 	return exit_status;

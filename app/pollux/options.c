@@ -28,6 +28,11 @@ static const char help[] =
 	"  -l, --listen URI      tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT (CID *: any);\n"
 	"                        repeatable (default tcp://127.0.0.1:10809, but for --stdio and\n"
 	"                        where sockets are handed over by LISTEN_FDS)\n"
+	"      --tls-certificates DIR TLS with DIR/server-cert.pem and server-key.pem\n"
+	"      --tls-psk FILE    TLS with pre-shared keys, lines of identity:hexkey (psktool)\n"
+	"      --tls MODE        off, on (clients may use it), require (they must: the default\n"
+	"                        with one of the two above); for every listener, not --stdio\n"
+	"      --tls-verify-peer clients must show a certificate that DIR/ca-cert.pem has signed\n"
 	"  -s, --stdio           serve one client on standard input and output, then end\n"
 	"  -r, --rpc-socket PATH control socket, or \"none\" (default /run/pollux.sock as root, "
 	"else\n"
@@ -65,6 +70,10 @@ enum {
 	OPT_SHUTDOWN_TIMEOUT,
 	OPT_EAL,
 	OPT_LOG_LEVEL,
+	OPT_TLS_CERTIFICATES,
+	OPT_TLS_PSK,
+	OPT_TLS,
+	OPT_TLS_VERIFY_PEER,
 	OPT_VERSION,
 };
 
@@ -84,6 +93,10 @@ static const struct option long_options[] = {
 	{"shutdown-timeout", required_argument, NULL, OPT_SHUTDOWN_TIMEOUT},
 	{"eal", required_argument, NULL, OPT_EAL},
 	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+	{"tls-certificates", required_argument, NULL, OPT_TLS_CERTIFICATES},
+	{"tls-psk", required_argument, NULL, OPT_TLS_PSK},
+	{"tls", required_argument, NULL, OPT_TLS},
+	{"tls-verify-peer", no_argument, NULL, OPT_TLS_VERIFY_PEER},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -136,6 +149,45 @@ static bool add_listen(struct options *options, const char *uri)
 	return true;
 }
 
+enum { TLS_NOT_SAID = -1 };
+
+static bool parse_tls(const char *text, struct options *options)
+{
+	static const char *const modes[] = {
+		[LISTENER_TLS_OFF] = "off",
+		[LISTENER_TLS_ON] = "on",
+		[LISTENER_TLS_REQUIRE] = "require",
+	};
+	for (unsigned i = 0; i < COUNT_OF(modes); i++) {
+		if (!strcmp(text, modes[i])) {
+			options->tls = i;
+			return true;
+		}
+	}
+	fprintf(stderr, "pollux: --tls takes off, on or require, not '%s'\n", text);
+	return false;
+}
+
+/* Options that make no sense together would leave somebody with less safety than he thinks. */
+static bool check_tls(struct options *options)
+{
+	bool credentials = options->tls_certificates || options->tls_psk;
+	const char *wrong = NULL;
+	if (options->tls_certificates && options->tls_psk)
+		wrong = "--tls-certificates and --tls-psk do not go together";
+	else if (options->tls_verify_peer && !options->tls_certificates)
+		wrong = "--tls-verify-peer needs --tls-certificates";
+	else if (options->tls > LISTENER_TLS_OFF && !credentials)
+		wrong = "--tls needs --tls-certificates or --tls-psk";
+	if (wrong) {
+		fprintf(stderr, "pollux: %s\n", wrong);
+		return false;
+	}
+	if (options->tls == TLS_NOT_SAID)
+		options->tls = credentials ? LISTENER_TLS_REQUIRE : LISTENER_TLS_OFF;
+	return true;
+}
+
 static bool take_option(int option, const char *value, struct options *options)
 {
 	switch (option) {
@@ -180,6 +232,17 @@ static bool take_option(int option, const char *value, struct options *options)
 		return true;
 	case OPT_LOG_LEVEL:
 		return parse_log_level(value);
+	case OPT_TLS_CERTIFICATES:
+		options->tls_certificates = value;
+		return true;
+	case OPT_TLS_PSK:
+		options->tls_psk = value;
+		return true;
+	case OPT_TLS:
+		return parse_tls(value, options);
+	case OPT_TLS_VERIFY_PEER:
+		options->tls_verify_peer = true;
+		return true;
 	default:
 		return false;
 	}
@@ -245,7 +308,8 @@ static bool take_surroundings(struct options *options)
 enum options_result options_parse(int argc, char **argv, struct options *options)
 {
 	int option;
-	*options = (struct options){.idle_poll_us = 50, .shutdown_timeout_ms = 5000};
+	*options = (struct options){
+		.tls = TLS_NOT_SAID, .idle_poll_us = 50, .shutdown_timeout_ms = 5000};
 	while ((option = getopt_long(argc, argv, "l:r:sh", long_options, NULL)) != -1) {
 		if (option == 'h') {
 			fputs(help, stdout);
@@ -261,6 +325,8 @@ enum options_result options_parse(int argc, char **argv, struct options *options
 			return OPTIONS_WRONG;
 		}
 	}
+	if (!check_tls(options))
+		return OPTIONS_WRONG;
 	if (!take_specs(argc - optind, argv + optind, options))
 		return OPTIONS_WRONG;
 	return take_surroundings(options) ? OPTIONS_RUN : OPTIONS_WRONG;

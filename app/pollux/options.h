@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "app/pollux/handed.h"
+#include "app/pollux/nbd/access.h"
 #include "app/pollux/spec.h"
 #include "reactor/reactor.h"
 
@@ -25,6 +26,10 @@ struct options {
 	bool read_only;
 	uint64_t memory_bytes; /* 0: the default */
 	const char *eal_args;
+	const char *tls_certificates; /* a directory, or NULL */
+	const char *tls_psk;	      /* a file, or NULL */
+	bool tls_verify_peer;
+	int tls; /* enum listener_tls */
 	uint32_t idle_poll_us;
 	uint32_t shutdown_timeout_ms;
 	struct spec *specs;

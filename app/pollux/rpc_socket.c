@@ -26,6 +26,7 @@ enum {
 	OUT_MOST_BYTES = 8 << 20, /* then the client is not read from */
 	PENDING_MOST = 256,
 	CLIENTS_MOST = 512,
+	ACCEPT_PAUSE_US = 100000,
 };
 
 struct client {
@@ -43,6 +44,7 @@ static struct {
 	struct rpc_server *server;
 	struct control_watch watch;
 	struct address address;
+	struct control_timer pause; /* out of descriptors: accepting goes on when it fires */
 	bool open;
 	unsigned count;
 	TAILQ_HEAD(, client) clients;
@@ -142,11 +144,23 @@ static void client_ready(struct control_watch *watch, uint32_t events)
 		client_close(client);
 }
 
+static void accept_again(struct control_timer *timer)
+{
+	control_watch_modify(&front.watch, EPOLLIN);
+}
+
 static void client_arrives(struct control_watch *watch, uint32_t events)
 {
 	int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
+	if (fd < 0) {
+		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+			return;
+		/* it would be ready, and fail, again at once */
+		front.pause.fire = accept_again;
+		control_watch_modify(&front.watch, 0);
+		control_arm_timer(&front.pause, ACCEPT_PAUSE_US);
 		return;
+	}
 	struct client *client = front.count < CLIENTS_MOST ? calloc(1, sizeof(*client)) : NULL;
 	if (client)
 		client->session = rpc_session_open(front.server, take_answer, client);
@@ -239,6 +253,7 @@ void rpc_socket_close(void)
 		flush(client);
 		client_close(client);
 	}
+	control_disarm_timer(&front.pause);
 	control_watch_remove(&front.watch);
 	close(front.watch.fd);
 	address_unlink(&front.address);

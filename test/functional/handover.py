@@ -5,8 +5,9 @@ Starts a program as a service manager does that hands sockets over: descriptors 
 LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES.
 
 usage: handover.py SOCKETS VARIABLES COMMAND...
-SOCKETS: what stands at 3, 4, ...; joined by ',': unix:PATH, abstract:NAME, tcp:PORT, tcp6:PORT (IPv4
-too), vsock:PORT, udp:PORT, deaf:PATH (bound, not listening), pair (connected), pipe, file:PATH, closed.
+SOCKETS: what stands at 3, 4, ...; joined by ',': unix:PATH, abstract:NAME, tcp:PORT, tcp6:PORT
+(IPv4 too), vsock:PORT, udp:PORT, deaf:PATH (bound, not listening), pair (connected), pipe,
+file:PATH, closed.
 A '!' in front: non-blocking. VARIABLES: a JSON object; null unsets, "PID" is the process's own id.
 """
 

@@ -273,6 +273,16 @@ class Client:
             raise ProtocolError("the reserved bytes of EXPORT_NAME are not zero")
         return self
 
+    def starttls(self, context):
+        """STARTTLS, then TLS by that ssl.SSLContext; ssl.SSLError if it fails."""
+        self.ask(OPT_STARTTLS)
+        return self.wrap(context)
+
+    def wrap(self, context):
+        """TLS from here on."""
+        self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        return self
+
     # ---- transmission ----
 
     def request(self, command, offset=0, length=0, flags=0, payload=b"", cookie=None):

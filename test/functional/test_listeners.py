@@ -284,7 +284,8 @@ class Exports(ListenerTest):
         self.assertEqual(self.names(first), ["a", "b"])
         self.assertEqual(self.names(second), ["b"])
         self.assertEqual(self.names(everything), ["", "a", "b"])
-        for address, name in ((first, ""), (second, "a"), (first, "aa"), (first, "m"), (second, "")):
+        for address, name in ((first, ""), (second, "a"), (first, "aa"), (first, "m"),
+                              (second, "")):
             client = self.client(address).greeting()
             if (address, name) == (second, ""):
                 self.assertEqual(client.info("", (rawnbd.INFO_NAME,))[rawnbd.INFO_NAME], "b")
@@ -418,7 +419,12 @@ class HandedOver(TargetTest):
     def start_with(self, sockets, *specs, variables=None, rpc=True, **kw):
         target = self.new_target(*specs, listen=False, rpc=rpc, **kw)
         target.wrap = [sys.executable, HANDOVER, sockets, json.dumps(variables or {})]
-        return target.start()
+        target.start()
+        # the RPC socket is there before the listeners are
+        count = len(sockets.split(",")) + target.args.count("-l")
+        harness.wait_for(lambda: len(target.rpc("listener_get_listeners")) >= count, 10,
+                         "the listeners")
+        return target
 
     def test_kinds(self):
         path, port = self.path("u.sock"), harness.free_port()

@@ -111,6 +111,8 @@ int access_create(const char *uri, const struct access_options *options, struct 
 			access_free(made);
 		return error;
 	}
+	made->tls = options->tls;
+	made->credentials = options->tls == LISTENER_TLS_OFF ? NULL : options->credentials;
 	atomic_store(&made->holders, 1);
 	*access = made;
 	return 0;

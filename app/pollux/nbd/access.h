@@ -15,6 +15,14 @@
 
 #include "lib/net/network.h"
 
+struct named_credentials;
+
+enum listener_tls {
+	LISTENER_TLS_OFF,
+	LISTENER_TLS_ON, /* offered: the client decides, and exports may require it */
+	LISTENER_TLS_REQUIRE,
+};
+
 enum {
 	ACCESS_NETWORKS_MAX = 1024,
 	ACCESS_EXPORTS_MAX = 4096,
@@ -29,6 +37,8 @@ struct access_options {
 	const char *default_export; /* served for the name ""; NULL: the one of that name */
 	uint32_t max_connections;   /* 0: as many as the process takes */
 	bool hide_no_zeroes;	    /* NBD_FLAG_NO_ZEROES is not offered */
+	enum listener_tls tls;
+	struct named_credentials *credentials; /* unless tls is off; the listener is their user */
 };
 
 enum access_refusal { ACCESS_REFUSED_ADDRESS, ACCESS_REFUSED_LIMIT, ACCESS_REFUSALS };
@@ -41,6 +51,8 @@ struct access {
 	char *default_export;
 	uint32_t max_connections;
 	bool hide_no_zeroes;
+	enum listener_tls tls;
+	struct named_credentials *credentials; /* valid while the listener accepts */
 	/* called by the control thread when the last connection has gone; or NULL */
 	void (*idle)(void);
 	/* shared */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/tls/named.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -120,6 +121,10 @@ bool arrival_place(struct access *access, int rx_fd, int tx_fd)
 		.peer = arrival->peer,
 		.address = address,
 		.access = access,
+		.offer = {.credentials = access->credentials
+						 ? named_credentials_take(access->credentials)
+						 : NULL,
+			  .required = access->tls == LISTENER_TLS_REQUIRE},
 	};
 	atomic_fetch_add(&arrival->core->reactor->load, 1);
 	reactor_send(arrival->core->reactor, arrive, arrival);

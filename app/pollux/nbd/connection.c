@@ -15,6 +15,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/tls/credentials.h"
 #include "reactor/control.h"
 
 enum {
@@ -49,6 +50,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	conn->tx_fd = options->tx_fd;
 	conn->address = options->address;
 	conn->access = options->access;
+	conn->offer = options->offer;
 	conn->state = CONN_HANDSHAKE;
 	conn->id = atomic_fetch_add(&next_id, 1);
 	conn->receive_op.done = receive_done;
@@ -69,6 +71,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	return conn;
 refuse:
 	free(conn);
+	tls_credentials_put(options->offer.credentials);
 	close(options->rx_fd);
 	if (options->tx_fd != options->rx_fd)
 		close(options->tx_fd);
@@ -252,6 +255,8 @@ static void connection_free(struct connection *conn)
 	tell_end(conn);
 	reactor_disarm_timer(&conn->timer);
 	negotiate_end(conn);
+	if (conn->tls)
+		secure_free(conn);
 	free(conn->handshake_out);
 	close(conn->rx_fd);
 	if (conn->tx_fd != conn->rx_fd)

@@ -2,7 +2,7 @@
 /*
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
- * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes). Owned by one net reactor
+ * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes), secure.c (TLS). Owned by one net reactor
  * from the hand-over of its socket to its end; all functions run there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
@@ -51,6 +51,7 @@ struct connection {
 	/* hot: receiving */
 	struct uring_op receive_op;
 	struct nbd_core *core;
+	struct secure *tls; /* NULL: in the clear */
 	enum connection_state state;
 	int rx_fd, tx_fd; /* the same, but for standard input and output */
 	struct nbd_limits limits;
@@ -97,6 +98,7 @@ struct connection {
 	struct request *held_first, **held_last; /* replies that wait for it */
 	/* cold */
 	struct nbd_handshake *handshake;
+	struct secure_offer offer; /* until the handshake is over */
 	uint8_t *handshake_out, *handshake_sending;
 	size_t handshake_out_bytes, handshake_out_room, handshake_sending_bytes,
 		handshake_sent_bytes;
@@ -127,7 +129,8 @@ struct connection_options {
 	int rx_fd, tx_fd; /* one twice, or two */
 	const char *peer; /* for people; copied */
 	struct network_address address;
-	struct access *access; /* entered */
+	struct access *access;	   /* entered */
+	struct secure_offer offer; /* its reference is taken over */
 };
 
 /* A client for this core; takes the descriptors over. NULL: no memory (they are closed). */
@@ -222,6 +225,8 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 void transmit_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
+/* The first batch is over: what it holds is given back. */
+void transmit_pop(struct connection *conn);
 /* The client takes nothing any more; what it has sent before is still carried out. */
 void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */

@@ -122,6 +122,7 @@ void nbd_cores_free(void)
 		if (!core)
 			continue;
 		connection_free_batches(core);
+		secure_free_core(core);
 		request_pool_fini(&core->requests);
 		region_unmap(&core->rx_region);
 		free(core->rx_ring);

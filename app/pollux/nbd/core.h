@@ -6,6 +6,7 @@
 #ifndef POLLUX_APP_NBD_CORE_H
 #define POLLUX_APP_NBD_CORE_H
 
+#include "app/pollux/nbd/secure.h"
 #include "app/pollux/target/export.h"
 #include "app/pollux/target/request.h"
 #include "lib/nbd/server.h"
@@ -41,6 +42,7 @@ struct nbd_core {
 	/* transmit */
 	struct tx_batch *free_batches;
 	unsigned free_batch_count;
+	struct secure_core secure;
 	/* connections */
 	TAILQ_HEAD(connection_list, connection) connections;
 	unsigned connection_count;

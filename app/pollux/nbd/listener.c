@@ -15,6 +15,7 @@
 #include "app/pollux/address.h"
 #include "app/pollux/nbd/arrival.h"
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/tls/named.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -45,11 +46,26 @@ struct listener {
 
 static TAILQ_HEAD(, listener) listeners = TAILQ_HEAD_INITIALIZER(listeners);
 
+/* ---- TLS credentials: the listener is one of their users as long as it may accept ---- */
+
+static void start_using(struct access *access)
+{
+	if (access->credentials)
+		access->credentials->users++;
+}
+
+static void stop_using(struct access *access)
+{
+	if (access->credentials)
+		access->credentials->users--;
+}
+
 /* ---- Accepting ---- */
 
 static void closed(void *arg)
 {
 	struct listener *listener = arg;
+	stop_using(listener->access);
 	void (*done)(void *) = listener->done;
 	void *done_arg = listener->done_arg;
 	TAILQ_REMOVE(&listeners, listener, link);
@@ -207,6 +223,7 @@ static void bound(void *arg)
 	else if (settle_uri(creation) == 0)
 		result.listener = make(&creation->address, creation->access, creation->fds, count);
 	if (!result.listener) {
+		stop_using(creation->access);
 		access_put(creation->access);
 		while (count > 0)
 			close(creation->fds[--count]);
@@ -262,6 +279,7 @@ void listener_create(const struct listener_options *options,
 		created(arg, &result);
 		return;
 	}
+	start_using(access);
 	creation->access = access;
 	creation->address = address;
 	creation->created = created;
@@ -269,26 +287,27 @@ void listener_create(const struct listener_options *options,
 	control_work(bind_on_worker, bound, creation);
 }
 
-void listener_adopt(int fd, const char *name,
+void listener_adopt(int fd, const char *name, const struct access_options *options,
 		    void (*created)(void *arg, const struct listener_result *result), void *arg)
 {
-	static const struct access_options everybody;
 	char why[512], uri[ADDRESS_URI_BYTES];
 	struct address address;
 	struct access *access = NULL;
 	struct listener_result result = {.parameter = "uri", .why = why};
 	result.error = address_adopt(fd, &address, why, sizeof(why));
 	if (!result.error)
-		result.error = access_create(address_uri(&address, uri), &everybody, &access,
+		result.error = access_create(address_uri(&address, uri), options, &access,
 					     &result.parameter, why, sizeof(why));
 	if (!result.error) {
 		/* accepting must wait in the ring, not fail where nobody is there yet */
 		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+		start_using(access);
 		result.listener = make(&address, access, &fd, 1);
 		if (result.listener && name)
 			result.listener->name = strdup(name);
 	}
 	if (!result.error && !result.listener) {
+		stop_using(access);
 		access_put(access);
 		result.error = -ENOMEM;
 		snprintf(why, sizeof(why), "no memory for a listener");
@@ -368,22 +387,23 @@ char *listener_nbd_uri(const struct listener *listener, const char *export_name,
 		       size_t bytes)
 {
 	char name[1024], path[4 * ADDRESS_PATH_BYTES];
+	const char *scheme = listener->access->tls == LISTENER_TLS_REQUIRE ? "nbds" : "nbd";
 	encode(export_name, name, sizeof(name));
 	encode(listener->address.path, path, sizeof(path));
 	const char *slash = name[0] ? "/" : "";
 	switch (listener->address.kind) {
 	case ADDRESS_UNIX:
-		snprintf(text, bytes, "nbd+unix:///%s?socket=%s", name, path);
+		snprintf(text, bytes, "%s+unix:///%s?socket=%s", scheme, name, path);
 		break;
 	case ADDRESS_VSOCK:
 		/* any CID: guests know their host by the same number everywhere */
-		snprintf(text, bytes, "nbd+vsock://%s:%s%s%s",
+		snprintf(text, bytes, "%s+vsock://%s:%s%s%s", scheme,
 			 listener->address.host[0] == '*' ? "2" : listener->address.host,
 			 listener->address.port, slash, name);
 		break;
 	case ADDRESS_TCP:
-		snprintf(text, bytes, "nbd://%s%s%s", listener_uri(listener) + strlen("tcp://"),
-			 slash, name);
+		snprintf(text, bytes, "%s://%s%s%s", scheme,
+			 listener_uri(listener) + strlen("tcp://"), slash, name);
 		break;
 	}
 	return text;

@@ -13,11 +13,11 @@
 #include "app/pollux/nbd/access.h"
 
 struct listener;
-
 struct listener_options {
 	const char *uri;
 	struct access_options access;
 };
+
 
 /* How a creation ended. */
 struct listener_result {
@@ -39,7 +39,7 @@ void listener_create(const struct listener_options *options,
  * The same on a socket that somebody else has bound and listens on; it is taken over. name: what it
  * was called when it was handed over, or NULL.
  */
-void listener_adopt(int fd, const char *name,
+void listener_adopt(int fd, const char *name, const struct access_options *options,
 		    void (*created)(void *arg, const struct listener_result *result), void *arg);
 /* Stops accepting; done(arg) when the sockets are closed. Connections live on. */
 void listener_delete(struct listener *listener, void (*done)(void *arg), void *arg);

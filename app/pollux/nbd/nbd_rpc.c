@@ -13,7 +13,9 @@
 #include "app/pollux/nbd/connection.h"
 #include "app/pollux/nbd/listener.h"
 #include "app/pollux/target/export_rpc.h"
+#include "app/pollux/tls/named.h"
 #include "lib/base/clock.h"
+#include "lib/tls/session.h"
 #include "reactor/control.h"
 
 enum { URI_MAX_BYTES = 512 };
@@ -26,6 +28,15 @@ struct create_params {
 	const char *default_export;
 	uint64_t max_connections;
 	bool no_zeroes;
+	const char *tls;
+	const char *credentials;
+};
+
+static const char *const tls_modes[] = {
+	[LISTENER_TLS_OFF] = "off",
+	[LISTENER_TLS_ON] = "on",
+	[LISTENER_TLS_REQUIRE] = "require",
+	NULL,
 };
 
 static const struct rpc_param create_params[] = {
@@ -64,6 +75,18 @@ static const struct rpc_param create_params[] = {
 	 .offset = offsetof(struct create_params, no_zeroes),
 	 .def = "true",
 	 .help = "Offer NBD_FLAG_NO_ZEROES: false for clients that can not bear it"},
+	{.name = "tls",
+	 .type = RPC_ENUM,
+	 .offset = offsetof(struct create_params, tls),
+	 .values = tls_modes,
+	 .help = "on: clients may use TLS; require: they must. Without it: require if "
+		 "tls_credentials are given, else off"},
+	{.name = "tls_credentials",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct create_params, credentials),
+	 .min = 1,
+	 .max = NAMED_NAME_MAX_BYTES,
+	 .help = "Name of the credentials (tls_create)"},
 };
 
 static void listening(void *arg, const struct listener_result *result)
@@ -72,6 +95,16 @@ static void listening(void *arg, const struct listener_result *result)
 		rpc_param_error(arg, result->parameter, result->error, "%s", result->why);
 	else
 		rpc_reply(arg, json_string(listener_uri(result->listener)));
+}
+
+static enum listener_tls tls_mode(const struct create_params *p)
+{
+	enum listener_tls mode = LISTENER_TLS_OFF;
+	if (!p->tls)
+		return p->credentials ? LISTENER_TLS_REQUIRE : LISTENER_TLS_OFF;
+	while (strcmp(tls_modes[mode], p->tls))
+		mode++;
+	return mode;
 }
 
 static void create_listener(struct rpc_call *call, const void *params)
@@ -83,8 +116,21 @@ static void create_listener(struct rpc_call *call, const void *params)
 			   .export_count = json_array_size(p->exports),
 			   .default_export = p->default_export,
 			   .max_connections = p->max_connections,
-			   .hide_no_zeroes = !p->no_zeroes},
+			   .hide_no_zeroes = !p->no_zeroes,
+			   .tls = tls_mode(p)},
 	};
+	if (p->credentials)
+		options.access.credentials = named_credentials_find(p->credentials);
+	if (p->credentials && !options.access.credentials) {
+		rpc_param_error(call, "tls_credentials", -ENODEV,
+				"there are no TLS credentials named '%s'", p->credentials);
+		return;
+	}
+	if (options.access.tls != LISTENER_TLS_OFF && !options.access.credentials) {
+		rpc_param_error(call, "tls_credentials", -EINVAL, "tls '%s' needs tls_credentials",
+				p->tls);
+		return;
+	}
 	const char **allow = rpc_strings(p->allow), **exports = rpc_strings(p->exports);
 	options.access.allow = allow;
 	options.access.exports = exports;
@@ -137,6 +183,10 @@ static json_t *describe_listener(const struct listener *listener)
 		(json_int_t)atomic_load(&access->refused[ACCESS_REFUSED_ADDRESS]), "limit",
 		(json_int_t)atomic_load(&access->refused[ACCESS_REFUSED_LIMIT]), "no_zeroes",
 		!access->hide_no_zeroes);
+	json_object_set_new(object, "tls", json_string(tls_modes[access->tls]));
+	if (access->credentials)
+		json_object_set_new(object, "tls_credentials",
+				    json_string(access->credentials->name));
 	if (access->exports) {
 		json_t *names = json_array();
 		for (unsigned i = 0; i < access->export_count; i++)
@@ -196,6 +246,15 @@ static bool matches(const struct connection *conn, const struct connection_param
 	       (conn->export && !strcmp(conn->export->name, filter->export_name));
 }
 
+static json_t *describe_tls(const struct connection *conn)
+{
+	struct tls_session_info info;
+	if (!secure_info(conn, &info))
+		return json_object();
+	return json_pack("{s:s, s:s, s:s, s:s}", "version", info.version, "cipher", info.cipher,
+			 "key_exchange", info.key_exchange, "client", info.peer);
+}
+
 static json_t *describe(const struct connection *conn)
 {
 	static const char *const modes[] = {"simple", "structured", "extended"};
@@ -212,6 +271,8 @@ static json_t *describe(const struct connection *conn)
 		json_object_set_new(object, "export", json_string(conn->export->name));
 		json_object_set_new(object, "replies", json_string(modes[conn->limits.mode]));
 	}
+	if (conn->tls)
+		json_object_set_new(object, "tls", describe_tls(conn));
 	return object;
 }
 
@@ -341,14 +402,14 @@ static const struct rpc_method methods[] = {
 	 .help = "The listeners.",
 	 .handler = get_listeners,
 	 .result = "[{uri, nbd_uri, allow, max_connections, connections, refused: {address, "
-		   "limit}, no_zeroes, exports, default_export, name}]"},
+		   "limit}, no_zeroes, exports, default_export, name, tls, tls_credentials}]"},
 	{.name = "connection_get_connections",
 	 .help = "The connections of NBD clients.",
 	 .params = connections_params,
 	 .param_count = COUNT_OF(connections_params),
 	 .params_bytes = sizeof(struct connection_params),
 	 .handler = get_connections,
-	 .result = "[{id, peer, listener, state, export, lcore, inflight, requests, …}]"},
+	 .result = "[{id, peer, listener, state, export, lcore, inflight, requests, tls, …}]"},
 	{.name = "connection_kick",
 	 .help = "Ends a connection at once.",
 	 .params = kick_params,

@@ -11,6 +11,7 @@
 #include "app/pollux/nbd/connection.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/tls/credentials.h"
 
 enum {
 	FEED_BYTES = 256, /* a slice of the input, so that few options' replies gather at a time */
@@ -59,6 +60,7 @@ static void describe(struct export *export, struct nbd_export_info *info)
 		.min_block = 1,
 		.preferred_block = export->preferred_bytes,
 		.max_payload = NBD_MAX_PAYLOAD_BYTES,
+		.needs_tls = export->tls_required,
 	};
 }
 
@@ -227,6 +229,9 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 			break; /* no memory for what it was to be told */
 		if (result == NBD_HANDSHAKE_TRANSMIT) {
 			begin_transmission(conn);
+		} else if (result == NBD_HANDSHAKE_STARTTLS) {
+			secure_begin(conn, bytes + taken, count - taken);
+			return count;
 		} else if (result == NBD_HANDSHAKE_CLOSE) {
 			char reason[sizeof(conn->reason)];
 			memcpy(reason, conn->handshake->reason, sizeof(reason));
@@ -240,8 +245,10 @@ size_t negotiate_feed(struct connection *conn, const uint8_t *bytes, size_t coun
 
 static void timed_out(struct timer *timer)
 {
-	connection_kill(container_of(timer, struct connection, timer),
-			"the handshake took too long");
+	struct connection *conn = container_of(timer, struct connection, timer);
+	if (conn->tls)
+		secure_timed_out(conn);
+	connection_kill(conn, "the handshake took too long");
 }
 
 int negotiate_begin(struct connection *conn)
@@ -251,6 +258,8 @@ int negotiate_begin(struct connection *conn)
 		return -ENOMEM;
 	struct nbd_server_config config = nbd_settings.protocol;
 	config.no_zeroes = config.no_zeroes && !conn->access->hide_no_zeroes;
+	config.tls_offered = conn->offer.credentials != NULL;
+	config.tls_required = conn->offer.required;
 	nbd_handshake_init(conn->handshake, &config, &ops, conn);
 	conn->timer.fire = timed_out;
 	reactor_arm_timer(&conn->timer, nbd_settings.handshake_timeout_ms * 1000ull);
@@ -279,4 +288,6 @@ void negotiate_end(struct connection *conn)
 	nbd_handshake_fini(conn->handshake);
 	free(conn->handshake);
 	conn->handshake = NULL;
+	tls_credentials_put(conn->offer.credentials);
+	conn->offer.credentials = NULL;
 }

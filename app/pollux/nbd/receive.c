@@ -21,7 +21,7 @@ void receive_arm(struct connection *conn)
 		return;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	uint32_t left = conn->filling ? conn->filling_bytes - conn->filling_have : 0;
-	conn->filling_direct = left >= DIRECT_MIN_BYTES;
+	conn->filling_direct = left >= DIRECT_MIN_BYTES && likely(!conn->tls);
 	if (conn->filling_direct) {
 		void *at = (uint8_t *)conn->filling->buffer + conn->filling_have;
 		if (conn->is_socket)
@@ -120,6 +120,16 @@ static bool must_wait(const struct connection *conn)
 	       (conn->state == CONN_HANDSHAKE && conn->handshake_out_bytes);
 }
 
+/* Goes on receiving, unless something must happen before, or nothing can come any more. */
+static void go_on(struct connection *conn)
+{
+	if (unlikely(must_wait(conn)))
+		return;
+	if (unlikely(conn->tls != NULL) && secure_over(conn))
+		return;
+	receive_arm(conn);
+}
+
 static void keep_back(struct connection *conn, const uint8_t *bytes, size_t count)
 {
 	conn->spill = malloc(count);
@@ -159,12 +169,13 @@ void receive_resume(struct connection *conn)
 		/* a whole header may wait without any byte behind it */
 		take(conn, NULL, 0);
 	}
-	if (!must_wait(conn))
-		receive_arm(conn);
+	go_on(conn);
 }
 
 static void ended(struct connection *conn, int result)
 {
+	if (conn->tls)
+		secure_broken_off(conn, result);
 	if (result < 0) {
 		connection_kill(conn, strerror(-result));
 		return;
@@ -210,12 +221,14 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 			command_filled(conn);
 	} else if (likely(cqe_flags & IORING_CQE_F_BUFFER)) {
 		unsigned id = cqe_flags >> IORING_CQE_BUFFER_SHIFT;
-		if (likely(conn->state != CONN_DEAD))
+		if (unlikely(conn->tls != NULL))
+			secure_receive(conn, rx_buffer(core, id), result);
+		else if (likely(conn->state != CONN_DEAD))
 			receive_take(conn, rx_buffer(core, id), result);
 		rx_give_back(core, id);
 	}
 	if (unlikely(conn->state == CONN_DEAD))
 		reactor_defer(core->reactor, &conn->flush);
-	else if (likely(!must_wait(conn)))
-		receive_arm(conn);
+	else
+		go_on(conn);
 }

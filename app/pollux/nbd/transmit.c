@@ -390,7 +390,7 @@ static void retire(struct connection *conn, struct tx_batch *batch)
 		connection_credit(conn, credits);
 }
 
-static void pop_batch(struct connection *conn)
+void transmit_pop(struct connection *conn)
 {
 	struct tx_batch *batch = conn->batches;
 	conn->batches = batch->next;
@@ -432,7 +432,7 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		submit(conn);
 		return;
 	}
-	pop_batch(conn);
+	transmit_pop(conn);
 	if (conn->batches || unlikely(conn->state >= CONN_FINISHING))
 		reactor_defer(conn->core->reactor, &conn->flush);
 }

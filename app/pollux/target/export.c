@@ -389,6 +389,7 @@ static struct export *make(const struct export_options *options)
 	}
 	memset(export->stats, 0, reactor_count * sizeof(*export->stats));
 	export->read_only = options->read_only;
+	export->tls_required = options->tls_required;
 	export->io_timeout_ms = options->io_timeout_ms;
 	export->max_connections = options->max_connections;
 	return export;

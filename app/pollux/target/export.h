@@ -41,6 +41,7 @@ struct export
 	char *description; /* or NULL */
 	struct bdev *bdev;
 	bool read_only;
+	bool tls_required;	/* in the clear it is not there */
 	uint32_t io_timeout_ms; /* 0: none */
 	uint32_t preferred_bytes;
 	struct network_list *allow; /* peers that may know of it; NULL: all */
@@ -68,6 +69,7 @@ struct export_options {
 	const char *bdev_name;
 	const char *description; /* or NULL */
 	bool read_only;
+	bool tls_required;
 	uint64_t io_timeout_ms;
 	const char *const *allow; /* networks; none: everybody */
 	unsigned allow_count;

@@ -41,6 +41,10 @@ static const struct rpc_param create_params[] = {
 	 .type = RPC_BOOL,
 	 .offset = offsetof(struct create_params, options.read_only),
 	 .help = "Refuse writes; always so on a read-only bdev"},
+	{.name = "tls_required",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct export_options, tls_required),
+	 .help = "Clients without TLS are neither served nor told that it is there"},
 	{.name = "io_timeout_ms",
 	 .type = RPC_U64,
 	 .offset = offsetof(struct create_params, options.io_timeout_ms),
@@ -184,12 +188,13 @@ static json_t *describe(const struct export *export)
 {
 	static const char *const states[] = {"opening", "ready", "closing"};
 	json_t *object =
-		json_pack("{s:s, s:s, s:I, s:b, s:i, s:i, s:i, s:s}", "name", export->name, "bdev",
-			  export->bdev->name, "size_bytes",
+		json_pack("{s:s, s:s, s:I, s:b, s:b, s:i, s:i, s:i, s:s}", "name", export->name,
+			  "bdev", export->bdev->name, "size_bytes",
 			  (json_int_t)atomic_load(&export->bdev->size_bytes), "read_only",
-			  export->read_only, "connections", (int)atomic_load(&export->connections),
-			  "preferred_block_size", (int)export->preferred_bytes, "io_timeout_ms",
-			  (int)export->io_timeout_ms, "state", states[export->state]);
+			  export->read_only, "tls_required", export->tls_required, "connections",
+			  (int)atomic_load(&export->connections), "preferred_block_size",
+			  (int)export->preferred_bytes, "io_timeout_ms", (int)export->io_timeout_ms,
+			  "state", states[export->state]);
 	if (export->description)
 		json_object_set_new(object, "description", json_string(export->description));
 	json_object_set_new(object, "allow", export_rpc_networks(export->allow));

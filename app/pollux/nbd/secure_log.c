@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * secure_log: lines about TLS, made on a reactor and written by the control thread, which also
+ * counts those that it leaves out.
+ */
+#include "app/pollux/nbd/secure_log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "app/pollux/nbd/connection.h"
+#include "lib/base/log.h"
+#include "lib/tls/session.h"
+#include "reactor/control.h"
+
+enum { LINES_A_SECOND = 10 };
+
+static void write_failure(void *arg)
+{
+	static time_t second;
+	static unsigned lines, left_out;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (now.tv_sec != second) {
+		if (left_out)
+			log_notice("nbd", "%u more failures of TLS were not logged", left_out);
+		second = now.tv_sec;
+		lines = left_out = 0;
+	}
+	if (lines++ < LINES_A_SECOND)
+		log_notice("nbd", "%s", (const char *)arg);
+	else
+		left_out++;
+	free(arg);
+}
+
+static void write_session(void *arg)
+{
+	log_info("nbd", "%s", (const char *)arg);
+	free(arg);
+}
+
+void secure_log_failure(const struct connection *conn, const char *reason)
+{
+	char *line;
+	if (log_level_now >= LOG_NOTICE &&
+	    asprintf(&line, "TLS with %s on %s failed: %s", conn->peer, conn->access->uri, reason) > 0)
+		control_send(write_failure, line);
+}
+
+void secure_log_session(const struct connection *conn, const struct tls_session *session)
+{
+	struct tls_session_info info;
+	char *line;
+	if (log_level_now < LOG_INFO)
+		return;
+	tls_session_info(session, &info);
+	if (asprintf(&line, "connection %lu (%s): %s, %s, %s%s%s", (unsigned long)conn->id,
+		     conn->peer, info.version, info.cipher, info.key_exchange,
+		     info.peer[0] ? ", client " : "", info.peer) > 0)
+		control_send(write_session, line);
+}
