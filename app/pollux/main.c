@@ -183,6 +183,15 @@ static void create_tls(void)
 	named_credentials_create(TLS_NAME, &config, (struct named_done){tls_ready, NULL});
 }
 
+/* What the command line grants to those who come in. */
+static struct access_options access_options(void)
+{
+	return (struct access_options){
+		.tls = options.tls,
+		.credentials = named_credentials_find(TLS_NAME),
+	};
+}
+
 /* ---- Listeners of the command line ---- */
 
 static void listening(void *arg, const struct listener_result *result)
@@ -199,10 +208,7 @@ static void listening(void *arg, const struct listener_result *result)
 
 static void listen_next(void)
 {
-	struct access_options access = {
-		.tls = options.tls,
-		.credentials = named_credentials_find(TLS_NAME),
-	};
+	struct access_options access = access_options();
 	if (next_handed < options.handed.count) {
 		unsigned i = next_handed++;
 		listener_adopt(options.handed.fds[i], options.handed.names[i], &access, listening,
@@ -258,7 +264,8 @@ static void create_next(void)
 		listen_next();
 	} else {
 		tell_ready();
-		if (options.stdio && stdio_client_serve(client_gone))
+		struct access_options access = access_options();
+		if (options.stdio && stdio_client_serve(&access, client_gone))
 			fail("no memory for a connection");
 	}
 }

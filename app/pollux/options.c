@@ -31,7 +31,7 @@ static const char help[] =
 	"      --tls-certificates DIR TLS with DIR/server-cert.pem and server-key.pem\n"
 	"      --tls-psk FILE    TLS with pre-shared keys, lines of identity:hexkey (psktool)\n"
 	"      --tls MODE        off, on (clients may use it), require (they must: the default\n"
-	"                        with one of the two above); for every listener, not --stdio\n"
+	"                        with one of the two above); for every listener and --stdio\n"
 	"      --tls-verify-peer clients must show a certificate that DIR/ca-cert.pem has signed\n"
 	"  -s, --stdio           serve one client on standard input and output, then end\n"
 	"  -r, --rpc-socket PATH control socket, or \"none\" (default /run/pollux.sock as root, "

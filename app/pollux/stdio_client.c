@@ -65,13 +65,12 @@ int stdio_client_take(char *why, size_t why_bytes)
 	return 0;
 }
 
-int stdio_client_serve(void (*gone)(void))
+int stdio_client_serve(const struct access_options *options, void (*gone)(void))
 {
-	static const struct access_options everybody;
 	const char *parameter;
 	struct access *access;
 	char why[256];
-	int error = access_create("stdio", &everybody, &access, &parameter, why, sizeof(why));
+	int error = access_create("stdio", options, &access, &parameter, why, sizeof(why));
 	if (error)
 		return error;
 	access->idle = gone;

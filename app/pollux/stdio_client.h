@@ -6,6 +6,8 @@
 
 #include <stddef.h>
 
+#include "app/pollux/nbd/access.h"
+
 /*
  * Main thread, before anything is started: puts standard input and output aside, so that nothing
  * but the protocol reads or writes there; what is printed goes to standard error. Returns 0, or
@@ -13,6 +15,6 @@
  */
 int stdio_client_take(char *why, size_t why_bytes);
 /* Control thread: serves them. gone() when the client has gone. 0 or -ENOMEM. */
-int stdio_client_serve(void (*gone)(void));
+int stdio_client_serve(const struct access_options *options, void (*gone)(void));
 
 #endif

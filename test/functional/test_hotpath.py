@@ -61,7 +61,8 @@ class HotPath(harness.TargetTest):
                 more = count - before[name]
                 print(f"# {spec} {arrangement} {mode}: {more} {name} in {requests} requests, "
                       f"{fixed} in few")
-                self.assertLess(more - fixed, requests / 2000, f"{name}, {mode}")
+                # wait_idle() may have to look a few times more: about 80 allocations a look
+                self.assertLess(more - fixed, max(requests / 2000, 4 * 80), f"{name}, {mode}")
 
     def test_malloc_together(self):
         self.check_counts("malloc:64M", harness.TOGETHER, 1000000)

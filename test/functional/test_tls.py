@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
 import tempfile
 import time
 
@@ -844,6 +845,58 @@ class OtherClients(TlsTest):
             f"h.connect_uri('{self.psk_uri(target, path)}')", "-c", "h.pwrite(b'hello', 0)", "-c",
             "assert h.pread(5, 0) == b'hello'",
             env={**os.environ, "PATH": "/usr/bin:/bin"})  # the python that has libnbd's module
+
+    def libnbd(self, path):
+        """A handle that insists on TLS with alice's key."""
+        try:
+            import nbd
+        except ImportError:
+            self.skipTest("python3-libnbd is not installed")
+        handle = nbd.NBD()
+        handle.set_tls(nbd.TLS_REQUIRE)
+        handle.set_tls_psk_file(path)
+        handle.set_tls_username("alice")
+        return handle
+
+    def check_started(self, handle):
+        data = random.Random(4).randbytes(3 * MIB)
+        self.assertTrue(handle.get_tls_negotiated())
+        handle.pwrite(data, 12345)
+        self.assertEqual(handle.pread(len(data), 12345), data)
+        handle.shutdown()
+
+    def test_stdio(self):
+        path = self.psk()
+        handle = self.libnbd(path)
+        handle.connect_command([harness.POLLUX, "-s", "--tls-psk", path, "malloc:8M"])
+        self.check_started(handle)
+
+    def test_socket_activation(self):
+        path = self.psk()
+        handle = self.libnbd(path)
+        handle.connect_systemd_socket_activation([harness.POLLUX, "--tls-psk", path, "malloc:8M"])
+        self.check_started(handle)
+
+    def test_stdio_refuses_the_clear(self):
+        """The options hold on standard input and output too, over pipes as well."""
+        path = self.psk()
+        child = subprocess.Popen([harness.POLLUX, "-s", "--tls-psk", path, "malloc:8M"],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, env=harness.environment())
+        self.addCleanup(child.kill)
+        child.stdin.write(struct.pack(">L", 3) + option_bytes(OPT_LIST)
+                          + option_bytes(OPT_STARTTLS) + b"no TLS")
+        child.stdin.flush()
+        child.stdout.read(18)
+        magic, option, reply, length = struct.unpack(">QLLL", child.stdout.read(20))
+        self.assertEqual((magic, option, reply),
+                         (rawnbd.MAGIC_OPTION_REPLY, OPT_LIST, REP_ERR_TLS_REQD))
+        child.stdout.read(length)
+        self.assertEqual(struct.unpack(">QLLL", child.stdout.read(20))[2], REP_ACK)
+        self.assertEqual(child.stdout.read()[:1], b"\x15", "an alert")
+        child.stdin.close()
+        self.assertEqual(child.wait(30), 0)
+        child.stdout.close()
 
     def test_nbdcopy_between_targets(self):
         need_program("nbdcopy")

@@ -2,8 +2,9 @@
 /*
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
- * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes), secure.c (TLS). Owned by one net reactor
- * from the hand-over of its socket to its end; all functions run there.
+ * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes), secure.c (TLS below all of
+ * these). Owned by one net reactor from the hand-over of its socket to its end; all functions run
+ * there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
  * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
@@ -133,7 +134,10 @@ struct connection_options {
 	struct secure_offer offer; /* its reference is taken over */
 };
 
-/* A client for this core; takes the descriptors over. NULL: no memory (they are closed). */
+/*
+ * A client for this core; takes the descriptors and the offer over. NULL: no memory (they are
+ * closed).
+ */
 struct connection *connection_open(struct nbd_core *core, const struct connection_options *options);
 /* Refuses what still comes (ESHUTDOWN); finishes when what was begun has been answered. */
 void connection_drain(struct connection *conn, const char *reason);

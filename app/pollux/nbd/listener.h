@@ -13,11 +13,11 @@
 #include "app/pollux/nbd/access.h"
 
 struct listener;
+
 struct listener_options {
 	const char *uri;
 	struct access_options access;
 };
-
 
 /* How a creation ended. */
 struct listener_result {
@@ -54,8 +54,10 @@ const char *listener_uri(const struct listener *listener);
 /* What it was called when it was handed over, or NULL. */
 const char *listener_name(const struct listener *listener);
 const struct access *listener_access(const struct listener *listener);
-/* The NBD URI of an export behind it: nbd://127.0.0.1:10809/name, nbd+unix:///name?socket=/path,
- * nbd+vsock://2:10809/name. */
+/*
+ * The NBD URI of an export behind it: nbd://127.0.0.1:10809/name, nbd+unix:///name?socket=/path,
+ * nbd+vsock://2:10809/name; nbds://, … where TLS is required.
+ */
 char *listener_nbd_uri(const struct listener *listener, const char *export_name, char *text,
 		       size_t bytes);
 

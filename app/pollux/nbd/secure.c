@@ -133,7 +133,7 @@ void secure_broken_off(struct connection *conn, int error)
 		return;
 	/* libnbd, for one, closes without an alert if it does not trust us */
 	snprintf(reason, sizeof(reason),
-		 "the client broke off in the handshake (%s); it may not trust our certificate",
+		 "the client broke off in the handshake (%s); it may not trust us",
 		 error ? strerror(-error) : "end of file");
 	secure_log_failure(conn, reason);
 }

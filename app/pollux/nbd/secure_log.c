@@ -44,8 +44,8 @@ static void write_session(void *arg)
 void secure_log_failure(const struct connection *conn, const char *reason)
 {
 	char *line;
-	if (log_level_now >= LOG_NOTICE &&
-	    asprintf(&line, "TLS with %s on %s failed: %s", conn->peer, conn->access->uri, reason) > 0)
+	if (log_level_now >= LOG_NOTICE && asprintf(&line, "TLS with %s on %s failed: %s",
+						    conn->peer, conn->access->uri, reason) > 0)
 		control_send(write_failure, line);
 }
 
