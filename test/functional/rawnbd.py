@@ -4,23 +4,29 @@ A raw NBD client for tests: it sends what it is told to, right or wrong, and tel
 
 Nothing is retried, checked or repaired on the way out; what comes in is checked strictly, because a
 server's framing is part of what the tests are about. Every read has a time-out, so that a silent
-server fails a test instead of hanging it. Simple replies only so far.
+server fails a test instead of hanging it. Simple, structured and extended replies (rawreply.py).
 Source: NetworkBlockDevice/nbd, doc/proto.md.
 """
 
 import socket
 import struct
 
+import rawreply
+
 MAGIC_INIT = 0x4E42444D41474943
 MAGIC_OPTION = 0x49484156454F5054
 MAGIC_OPTION_REPLY = 0x0003E889045565A9
 MAGIC_REQUEST = 0x25609513
+MAGIC_EXTENDED_REQUEST = 0x21E41C71
 MAGIC_SIMPLE_REPLY = 0x67446698
 
 FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES = 1, 2
 
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, ROTATIONAL, SEND_TRIM, SEND_WRITE_ZEROES, SEND_DF, \
-    CAN_MULTI_CONN, SEND_RESIZE, SEND_CACHE, SEND_FAST_ZERO = (1 << bit for bit in range(12))
+    CAN_MULTI_CONN, SEND_RESIZE, SEND_CACHE, SEND_FAST_ZERO, BLOCK_STATUS_PAYLOAD \
+    = (1 << bit for bit in range(13))
+
+SIMPLE, STRUCTURED, EXTENDED = range(3)
 
 OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_PEEK, OPT_STARTTLS, OPT_INFO, OPT_GO, \
     OPT_STRUCTURED_REPLY, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_EXTENDED_HEADERS \
@@ -79,6 +85,24 @@ def request_bytes(command, offset=0, length=0, flags=0, cookie=0, payload=b"", m
     return struct.pack(">LHHQQL", magic, flags, command, cookie, offset, length) + payload
 
 
+def extended_bytes(command, offset=0, length=0, flags=0, cookie=0, payload=b"",
+                   magic=MAGIC_EXTENDED_REQUEST):
+    """One extended request as bytes, its payload behind it."""
+    return struct.pack(">LHHQQQ", magic, flags, command, cookie, offset, length) + payload
+
+
+def contexts_data(name, queries):
+    """The data of LIST_META_CONTEXT and SET_META_CONTEXT."""
+    strings = [text.encode() if isinstance(text, str) else text for text in (name, *queries)]
+    packed = [struct.pack(">L", len(text)) + text for text in strings]
+    return packed[0] + struct.pack(">L", len(queries)) + b"".join(packed[1:])
+
+
+def filter_data(length, ids):
+    """The payload of a BLOCK_STATUS: effect length and context ids."""
+    return struct.pack(">Q", length) + b"".join(struct.pack(">L", number) for number in ids)
+
+
 class Client:
     """A connection. `address` is ("unix", path), ("tcp", host, port) or ("open", socket)."""
 
@@ -93,7 +117,11 @@ class Client:
         self.flags = None
         self.infos = {}
         self.cookie = 0
-        self.reads = {}  # cookie -> bytes that a good reply carries
+        self.reads = {}  # cookie -> bytes that a good simple reply carries
+        self.mode = SIMPLE
+        self.contexts = {}  # name -> id
+        self.partial = {}  # cookie -> rawreply.Reply
+        self.last = None  # the last one that is whole
 
     def connect_to(self, address, timeout, receive_buffer):
         if address[0] == "unix":
@@ -283,25 +311,131 @@ class Client:
         self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
         return self
 
+    def structured(self):
+        """STRUCTURED_REPLY: replies in chunks from now on."""
+        self.ask(OPT_STRUCTURED_REPLY)
+        self.mode = STRUCTURED
+        return self
+
+    def extended(self):
+        """EXTENDED_HEADERS: extended requests and replies from now on."""
+        self.ask(OPT_EXTENDED_HEADERS)
+        self.mode = EXTENDED
+        return self
+
+    def _contexts(self, option, name, queries):
+        found = {}
+        for kind, data in self.ask(option, contexts_data(name, queries)):
+            if kind != REP_META_CONTEXT:
+                raise ProtocolError(f"reply {kind} to option {option}")
+            found[data[4:].decode()] = struct.unpack(">L", data[:4])[0]
+        return found
+
+    def list_contexts(self, name="", queries=()):
+        """The names of the contexts that the queries match."""
+        return list(self._contexts(OPT_LIST_META_CONTEXT, name, queries))
+
+    def set_contexts(self, name="", queries=("base:allocation",)):
+        """Selects; {name: id}."""
+        self.contexts = self._contexts(OPT_SET_META_CONTEXT, name, queries)
+        if len(set(self.contexts.values())) != len(self.contexts):
+            raise ProtocolError("two contexts with one id")
+        return self.contexts
+
     # ---- transmission ----
 
-    def request(self, command, offset=0, length=0, flags=0, payload=b"", cookie=None):
-        """Sends one request, waits for nothing; returns its cookie."""
+    def request(self, command, offset=0, length=0, flags=0, payload=b"", cookie=None, ids=None):
+        """
+        Sends one request, waits for nothing; returns its cookie. In extended mode a payload has
+        its flag set. ids: a BLOCK_STATUS with that list of contexts, about that length.
+        """
         if cookie is None:
             self.cookie += 1
             cookie = self.cookie << 20 | 0xABCDE
-        if command == CMD_READ:
+        if self.mode != SIMPLE:
+            wanted = self.contexts.values() if ids is None else ids
+            self.partial[cookie] = rawreply.Reply(cookie, command, offset, length, flags, wanted,
+                                                  self.mode == EXTENDED)
+        elif command == CMD_READ:
             self.reads[cookie] = length
-        self.send(request_bytes(command, offset, length, flags, cookie, payload))
+        if self.mode != EXTENDED:
+            self.send(request_bytes(command, offset, length, flags, cookie, payload))
+            return cookie
+        if ids is not None:
+            payload = filter_data(length, ids)
+            length = len(payload)
+        if payload:
+            flags |= CMD_FLAG_PAYLOAD_LEN
+        self.send(extended_bytes(command, offset, length, flags, cookie, payload))
         return cookie
 
+    def chunk(self):
+        """One chunk, or simple reply where it may be: the whole rawreply.Reply, or None."""
+        magic, = struct.unpack(">L", self.receive(4))
+        if magic == MAGIC_SIMPLE_REPLY and self.mode == STRUCTURED:
+            error, cookie = struct.unpack(">LQ", self.receive(12))
+            reply = self.partial.pop(cookie)
+            if reply.command in (CMD_READ, CMD_BLOCK_STATUS):
+                raise ProtocolError(f"a simple reply to command {reply.command}")
+            reply.error = error
+            return reply
+        if self.mode == EXTENDED and magic == rawreply.MAGIC_EXTENDED_REPLY:
+            flags, kind, cookie, offset, length = struct.unpack(">HHQQQ", self.receive(28))
+            if offset != self.partial[cookie].offset:
+                raise ProtocolError(f"reply with offset {offset}")
+        elif self.mode == STRUCTURED and magic == rawreply.MAGIC_STRUCTURED_REPLY:
+            flags, kind, cookie, length = struct.unpack(">HHQL", self.receive(16))
+        else:
+            raise ProtocolError(f"bad reply magic {magic:#x}")
+        if length > MAX_PAYLOAD_BYTES + 8:
+            raise ProtocolError(f"a chunk of {length} bytes")
+        reply = self.partial[cookie]
+        if not reply.add(flags, kind, self.receive(length)):
+            return None
+        return self.partial.pop(cookie)
+
     def reply(self):
-        """The next reply: (cookie, error, data)."""
+        """The next reply that is whole: (cookie, error, data); self.last tells more of chunks."""
+        if self.mode != SIMPLE:
+            self.last = None
+            while not self.last:
+                self.last = self.chunk()
+            return self.last.cookie, self.last.error, self.last.read_bytes()
         magic, error, cookie = struct.unpack(">LLQ", self.receive(16))
         if magic != MAGIC_SIMPLE_REPLY:
             raise ProtocolError(f"bad reply magic {magic:#x}")
         length = self.reads.pop(cookie, 0)
         return cookie, error, b"" if error else self.receive(length)
+
+    def block_status(self, offset, length, flags=0, ids=None, context="base:allocation"):
+        """The extents of one context as the server tells them; an error reply fails."""
+        sent = self.request(CMD_BLOCK_STATUS, offset, length, flags, ids=ids)
+        cookie, error, _ = self.reply()
+        if error or cookie != sent:
+            raise ProtocolError(f"BLOCK_STATUS {offset}+{length}: error {error} "
+                                f"{self.last.message!r}")
+        return self.last.extents.get(self.contexts[context])
+
+    def call_filter(self, offset, length, ids):
+        """A BLOCK_STATUS about these contexts: the error."""
+        sent = self.request(CMD_BLOCK_STATUS, offset, length, ids=ids)
+        cookie, error, _ = self.reply()
+        if cookie != sent:
+            raise ProtocolError(f"reply for {cookie:#x} where {sent:#x} was asked")
+        return error
+
+    def map(self, offset=0, end=None, context="base:allocation", flags=0):
+        """All of the export, asked for until its end; neighbours joined: [(begin, end, flags)]."""
+        found, end = [], self.size if end is None else end
+        while offset < end:
+            for length, state in self.block_status(offset, min(end - offset, 0xFFFFF000), flags,
+                                                   context=context):
+                if found and found[-1][2] == state:
+                    found[-1] = (found[-1][0], offset + length, state)
+                else:
+                    found.append((offset, offset + length, state))
+                offset += length
+        return found
 
     def call(self, command, offset=0, length=0, flags=0, payload=b""):
         """One request and its reply: (error, data)."""
@@ -337,18 +471,25 @@ class Client:
 
     def disconnect(self):
         """DISC, then waits until the server has closed; nothing may come before that."""
-        self.send(request_bytes(CMD_DISC))
+        self.send((extended_bytes if self.mode == EXTENDED else request_bytes)(CMD_DISC))
         rest = self.receive_until_closed()
         self.close()
         if rest:
             raise ProtocolError(f"{len(rest)} bytes after DISC")
 
 
-def connect(address, name="", infos=(), timeout=20.0):
-    """A client in transmission."""
+def connect(address, name="", infos=(), timeout=20.0, mode=SIMPLE, contexts=()):
+    """A client in transmission, with what these queries select where the mode has contexts."""
     client = Client(address, timeout)
     try:
-        return client.greeting().go(name, infos)
+        client.greeting()
+        if mode == STRUCTURED:
+            client.structured()
+        elif mode == EXTENDED:
+            client.extended()
+        if contexts:
+            client.set_contexts(name, contexts)
+        return client.go(name, infos)
     except BaseException:
         client.close()
         raise
