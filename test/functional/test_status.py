@@ -283,7 +283,8 @@ class Filter(MatrixTest):
         client.write(MIB, b"f" * MIB)
         wanted = [(MIB, HOLE), (MIB, DATA), (2 * MIB, HOLE)]
         self.assertEqual(client.block_status(0, self.SIZE, ids=[self.known]), wanted)
-        self.assertEqual(client.block_status(0, self.SIZE, CMD_FLAG_REQ_ONE, [self.known]), wanted[:1])
+        self.assertEqual(client.block_status(0, self.SIZE, CMD_FLAG_REQ_ONE, [self.known]),
+                         wanted[:1])
         # an effect length that is shorter than the payload, just before the end
         for length in (1, 4, 11, 12, 13):
             self.assertEqual(client.block_status(self.SIZE - length, length, ids=[self.known]),
