@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * request: the rules of every command, for requests that the inline part of nbd_request_check()
- * does not pass. Pure; any thread. One table tells which flags a command may carry and which
+ * request: the rules of every command, for requests that are not plain (nbd_request_is_plain()).
+ * Pure; any thread. One table tells which flags a command may carry and which
  * transmission flag must have exposed it; the order of the checks is the order in which a client
  * would want to know: what it asked, whether it may, how it asked, where.
  */
@@ -129,9 +129,8 @@ static uint32_t check_range(const struct nbd_command_request *request,
 	return check_amount(request, limits, message);
 }
 
-uint32_t nbd_request_check_slowly(const struct nbd_command_request *request,
-				  const struct nbd_limits *limits, bool *fatal,
-				  const char **message)
+uint32_t nbd_request_check(const struct nbd_command_request *request,
+			   const struct nbd_limits *limits, bool *fatal, const char **message)
 {
 	uint32_t error;
 

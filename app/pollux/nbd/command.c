@@ -115,7 +115,7 @@ static inline bool give_destination(struct connection *conn, struct request *req
 	return true;
 }
 
-static void begin_large_read(struct connection *conn, struct request *request)
+static never_inline void begin_large_read(struct connection *conn, struct request *request)
 {
 	request->at = request->emitted = 0;
 	request->parts = 0;
@@ -138,7 +138,7 @@ static bool fail_if_stuck(struct connection *conn, struct request *request)
 }
 
 /* False: it has to wait for a buffer. */
-static bool begin_buffered_read(struct connection *conn, struct request *request)
+static never_inline bool begin_buffered_read(struct connection *conn, struct request *request)
 {
 	bool whole = request->flags & NBD_CMD_FLAG_DF;
 	if (over_share(conn, request->length))
@@ -171,14 +171,14 @@ static bool begin_read(struct connection *conn, struct request *request)
 	return true;
 }
 
-static void begin_write(struct connection *conn, struct request *request)
+static inline void begin_write(struct connection *conn, struct request *request)
 {
 	request->at = 0;
 	request->parts = 0;
 	conn->writing = request;
 }
 
-static bool begin_other(struct request *request)
+static never_inline bool begin_other(struct request *request)
 {
 	uint8_t flags = flags_of(request->flags);
 	switch (request->type) {
@@ -199,30 +199,29 @@ static bool begin_other(struct request *request)
 }
 
 /* What can be answered, or needs no answer, without the bdev. True if that was all. */
-static bool refuse(struct connection *conn, const struct nbd_command_request *wire)
+static never_inline bool refuse(struct connection *conn, const struct nbd_command_request *wire)
 {
 	bool fatal = false;
 	const char *message = NULL;
 	uint32_t error = nbd_request_check(wire, &conn->limits, &fatal, &message);
-	if (likely(!error) && unlikely(wire->type == NBD_CMD_DISC)) {
+	if (!error && wire->type == NBD_CMD_DISC) {
 		connection_finish(conn, NULL);
 		return true;
 	}
-	if (unlikely(conn->draining)) {
+	if (conn->draining) {
 		error = NBD_ESHUTDOWN;
 		message = "the export or the server is being shut down";
 	}
-	if (likely(!error) &&
-	    unlikely(wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES)) {
+	if (!error && wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES) {
 		error = NBD_EOVERFLOW;
 		message = "a reply in one piece is limited to 1 MiB";
 	}
-	if (likely(!error) && unlikely(command_is_cut(conn, wire->offset, wire->length)) &&
+	if (!error && command_is_cut(conn, wire->offset, wire->length) &&
 	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
 		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
 		message = COMMAND_CUT_MESSAGE;
 	}
-	if (likely(!error))
+	if (!error)
 		return false;
 	transmit_error(conn, wire, error, message);
 	if (fatal)
@@ -233,7 +232,7 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 }
 
 /* False: no buffer was there. */
-static bool begin_status(struct connection *conn, struct request *request,
+static never_inline bool begin_status(struct connection *conn, struct request *request,
 			 const struct nbd_command_request *wire)
 {
 	struct nbd_status_filter filter;
@@ -250,7 +249,7 @@ static bool begin_status(struct connection *conn, struct request *request,
 }
 
 /* As if its header had not come yet: it does again when there is a buffer. */
-static void wait_for_buffer(struct connection *conn, struct request *request)
+static never_inline void wait_for_buffer(struct connection *conn, struct request *request)
 {
 	conn->inflight--;
 	conn->stats->inflight--;
@@ -269,7 +268,9 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 		return true;
 	}
 	conn->requests++;
-	if (unlikely(refuse(conn, &wire)))
+	bool plain = nbd_request_is_plain(&wire, &conn->limits) && !conn->draining &&
+		     !command_is_cut(conn, wire.offset, wire.length);
+	if (unlikely(!plain) && refuse(conn, &wire))
 		return true;
 	struct request *request = take_slot(conn);
 	if (unlikely(!request)) {

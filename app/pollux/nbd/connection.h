@@ -42,6 +42,7 @@ struct tx_batch {
 	struct msghdr message;
 	unsigned iovs;
 	unsigned header_bytes;
+	size_t bytes;		 /* of the message */
 	unsigned credits;	 /* requests of the connection that end when this is sent */
 	struct request *holding; /* slots whose buffer or loan the batch sends from */
 	struct iovec iov[TX_BATCH_IOVS];
