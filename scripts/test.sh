@@ -13,7 +13,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 
 fuzz_packages="clang libclang-rt-14-dev"
-test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin"
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind"
 full= jobs=$(nproc) filter= cases= builds=
 while [ $# -gt 0 ]; do
 	case $1 in
