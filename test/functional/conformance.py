@@ -347,6 +347,12 @@ class Rules(harness.TargetTest):
         client.write(offset, data)
         return client, (data if self.keeps else bytes(length))
 
+    def holds(self, client, offset, data):
+        """That is what the export has there; zeroes where nothing is kept."""
+        found = client.read(offset, len(data))
+        self.assertTrue(found == (data if self.keeps else bytes(len(data))),
+                        f"{len(data)} bytes at {offset}")
+
     def answer(self, client, error, command, offset=0, length=0, flags=0, payload=b""):
         """The request is answered by that error (or one of them), in the form that its mode has."""
         wanted = error if isinstance(error, tuple) else (error,)

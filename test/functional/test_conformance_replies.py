@@ -219,10 +219,6 @@ class Chunks(conformance.Rules):
 class Effects(conformance.Rules):
     """What the commands have done when they are answered."""
 
-    def holds(self, client, offset, data):
-        self.assertTrue(client.read(offset, len(data)) == (data if self.keeps
-                                                           else bytes(len(data))))
-
     @table(plain=0, fua=CMD_FLAG_FUA)
     def test_write(self, flags):
         client, rng = self.cleared(), random.Random(9)
