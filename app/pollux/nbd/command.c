@@ -218,7 +218,7 @@ static never_inline bool refuse(struct connection *conn, const struct nbd_comman
 	}
 	if (!error && command_is_cut(conn, wire->offset, wire->length) &&
 	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
-		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
+		error = nbd_request_past_end(wire);
 		message = COMMAND_CUT_MESSAGE;
 	}
 	if (!error)
