@@ -43,6 +43,20 @@ class Tree(unittest.TestCase):
         self.assertGreater(seen, 50, "the sources were not found")
         self.assertEqual(wrong, [])
 
+    def test_life_of_a_read(self):
+        """Every function that the README leads through stands in a file that it names."""
+        with open(os.path.join(SOURCE, "README.md"), encoding="utf-8") as file:
+            part = file.read().split("## Life of a READ")[1].split("\n## ")[0]
+        words = set(re.findall(r"`([^`]+)`", part))
+        paths = {word for word in words if re.fullmatch(r"(?:lib|reactor|bdev|app)/[\w/]+\.[ch]", word)}
+        text = ""
+        for path in paths:
+            with open(os.path.join(SOURCE, path), encoding="utf-8") as file:
+                text += file.read()
+        names = {word for word in words - paths if re.fullmatch(r"[a-z]+(?:_[a-z]+)*", word)}
+        self.assertGreater(len(names), 30)
+        self.assertEqual([name for name in sorted(names) if not re.search(rf"\b{name}\(", text)], [])
+
     def test_licence_line(self):
         bare = [path for path, text in sources(*LAYERS, "test", "scripts",
                                                endings=(".c", ".h", ".py", ".sh"))
