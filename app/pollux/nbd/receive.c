@@ -77,7 +77,7 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 			if (!left)
 				break;
 			size_t n = command_payload(conn, bytes + taken, left);
-			if (!n)
+			if (!n && conn->writing)
 				break;
 			taken += n;
 			continue;
