@@ -187,7 +187,7 @@ void receive_resume(struct connection *conn)
 		conn->spill = NULL;
 	} else if (conn->head_have) {
 		/* a whole header may wait without any byte behind it */
-		take(conn, NULL, 0);
+		take(conn, conn->head, 0);
 	}
 	go_on(conn);
 }
