@@ -110,7 +110,7 @@ struct bdev_extent {
  * One request. The submitter fills op, flags, offset, length, iov, iovcnt, done; the rest is the
  * layers'. READ and WRITE: the iovec's bytes sum up to length, except a READ with BDEV_LEND, which has
  * iovcnt 0 - the driver then sets iov to `lent` and iovcnt; that memory is the driver's and stays
- * as it is until bdev_io_release().
+ * as it is until bdev_io_release(). Nobody else sets iov to `lent`.
  */
 struct bdev_io {
 	struct bdev_channel *ch;
@@ -201,7 +201,7 @@ struct bdev_channel {
 	const struct bdev_type *type;
 	struct reactor *reactor;
 	struct bdev_channel *base; /* of the bdev below, or NULL */
-	uint32_t inflight;	   /* a counter: submitted and not done, plus lent and not released */
+	uint32_t inflight;	   /* a counter: submitted and not done, or lent and not released */
 	uint32_t refs;		   /* holders on this core */
 	uint32_t closing;	   /* bdev_close_channels() that have drained it and not yet ended */
 	struct bdev_drain *drains; /* those that wait for inflight to fall to 0 */
@@ -370,25 +370,28 @@ static inline void bdev_io_complete(struct bdev_io *io, int status)
 		counter_set(&stats->latency_max_ticks, ticks);
 	if (unlikely(status < 0))
 		counter_add(&stats->errors, 1);
-	if (io->iov != io->lent || io->op != BDEV_READ || !io->iovcnt) {
-		io->done(io);
+	/* a loan that must come back counts as in flight until bdev_io_release() */
+	bool loan = ch->type->release && io->iov == io->lent;
+	io->done(io);
+	if (!loan)
 		bdev_channel_leave(ch);
-	} else {
-		io->done(io); /* a loan: counts as in flight until bdev_io_release() */
-	}
 }
 
 /* True in done(): the payload of this READ is lent and must be released. */
 static inline bool bdev_io_is_lent(const struct bdev_io *io)
 {
-	return io->op == BDEV_READ && io->iov == io->lent && io->iovcnt;
+	return io->iov == io->lent;
 }
 
-/* On the channel's core: the loan returns. */
+/*
+ * On the channel's core: the loan returns. A driver without type->release() lends what stays as
+ * long as the bdev itself: the holder of the bdev sees to that, and nothing is to be returned.
+ */
 static inline void bdev_io_release(struct bdev_channel *ch, struct bdev_io *io)
 {
-	if (ch->type->release)
-		ch->type->release(ch, io);
+	if (!ch->type->release)
+		return;
+	ch->type->release(ch, io);
 	bdev_channel_leave(ch);
 }
 

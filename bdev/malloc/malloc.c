@@ -5,10 +5,9 @@
  * Both end before submit() returns. TRIM and WRITE_ZEROES may be terabytes: a channel spends a
  * bounded time a pass on them, and continues from a poller.
  *
- * What is lent needs no count of its own: the memory at an offset is that offset's for as long as
- * the bdev lives, and `inflight` of the channel counts loans, so that no channel closes, and
- * nothing is unmapped, before the last is back. A WRITE or TRIM that meets a loan shows in it, as
- * it may: it is in flight together with that READ.
+ * What is lent need not come back, and is not counted: the memory at an offset is that offset's for
+ * as long as the bdev lives, and who holds the bdev lets it go after its last reply. A WRITE or TRIM
+ * that meets a loan shows in it, as it may: it is in flight together with that READ.
  *
  * Submitting runs on the channel's core, any number of them at once (see map.c for what keeps them
  * apart); the rest is the control thread's.
@@ -65,7 +64,7 @@ static struct malloc_channel *channel_of(struct bdev_channel *ch)
 
 static bool wants_loan(const struct bdev_io *io)
 {
-	return io->op == BDEV_READ && io->flags & BDEV_LEND && !io->iovcnt && io->length;
+	return io->flags & BDEV_LEND && !io->iovcnt && io->length;
 }
 
 static inline void lend(const struct malloc_map *map, struct bdev_io *io)
@@ -188,7 +187,7 @@ static never_inline void tell_extents(const struct malloc_map *map, struct bdev_
 	bdev_io_complete(io, io->context ? -EINVAL : 0);
 }
 
-static void submit_one(struct bdev_channel *ch, struct bdev_io *io)
+static never_inline void submit_one(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct malloc_map *map = channel_of(ch)->map;
 	if (unlikely(!io->length)) /* FLUSH, too: nothing outlives the process */

@@ -51,8 +51,7 @@ void malloc_map_mark_slow(struct malloc_map *map, uint64_t first, uint64_t last)
 /* The bits of blocks first … last, both in one word. */
 static inline uint64_t malloc_map_mask(uint64_t first, uint64_t last)
 {
-	return (UINT64_MAX >> (MALLOC_WORD_BLOCKS - 1 - (last - first)))
-	       << (first % MALLOC_WORD_BLOCKS);
+	return ((2ull << (last - first)) - 1) << (first % MALLOC_WORD_BLOCKS);
 }
 
 /* Whether any block that the range (not empty) touches is in use. */

@@ -74,10 +74,30 @@ static inline bool nbd_request_decode(const uint8_t *bytes, enum nbd_mode mode,
 	return head >> 32 == NBD_MAGIC_REQUEST;
 }
 
-/* The whole of nbd_request_check(), for what its inline part does not pass. */
-uint32_t nbd_request_check_slowly(const struct nbd_command_request *request,
-				  const struct nbd_limits *limits, bool *fatal,
-				  const char **message);
+/*
+ * Whether it is a READ or WRITE that may be carried out and has no flag: what nearly every request
+ * is. False: nbd_request_check() knows more.
+ */
+static inline bool nbd_request_is_plain(const struct nbd_command_request *request,
+					const struct nbd_limits *limits)
+{
+	uint16_t plain = 0;
+
+	if (request->type == NBD_CMD_WRITE) {
+		if (unlikely(limits->transmission_flags & NBD_FLAG_READ_ONLY))
+			return false;
+		if (unlikely(limits->mode == NBD_MODE_EXTENDED))
+			plain = NBD_CMD_FLAG_PAYLOAD_LEN;
+	}
+	/* length - 1 wraps for a length of 0, and so fails with those that are too long */
+	return request->type <= NBD_CMD_WRITE && request->flags == plain &&
+	       request->length - 1 < limits->max_payload && request->offset <= limits->size &&
+	       request->length <= limits->size - request->offset &&
+	       !((request->offset | request->length) & limits->block_mask);
+}
+
+/* The error for a range beyond the end, of a command that acts on one. Any thread. */
+uint32_t nbd_request_past_end(const struct nbd_command_request *request);
 
 /*
  * Whether the request may be carried out: 0 or the error to answer (enum nbd_error). Either way
@@ -89,25 +109,7 @@ uint32_t nbd_request_check_slowly(const struct nbd_command_request *request,
  * checked, since it is never answered). A BLOCK_STATUS with a payload passes if the payload may be
  * a filter at all; its content and effect length are for nbd_status_filter_parse() (reply.h).
  */
-static inline uint32_t nbd_request_check(const struct nbd_command_request *request,
-					 const struct nbd_limits *limits, bool *fatal,
-					 const char **message)
-{
-	uint16_t plain = 0;
-
-	if (request->type == NBD_CMD_WRITE && limits->mode == NBD_MODE_EXTENDED)
-		plain = NBD_CMD_FLAG_PAYLOAD_LEN;
-	/* length - 1 wraps for a length of 0, and so fails with those that are too long */
-	if (likely(request->type <= NBD_CMD_WRITE && request->flags == plain &&
-		   request->length - 1 < limits->max_payload && request->offset <= limits->size &&
-		   request->length <= limits->size - request->offset &&
-		   !((request->offset | request->length) & limits->block_mask) &&
-		   !(request->type == NBD_CMD_WRITE &&
-		     limits->transmission_flags & NBD_FLAG_READ_ONLY))) {
-		*fatal = false;
-		return NBD_SUCCESS;
-	}
-	return nbd_request_check_slowly(request, limits, fatal, message);
-}
+uint32_t nbd_request_check(const struct nbd_command_request *request,
+			   const struct nbd_limits *limits, bool *fatal, const char **message);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * count: a preloaded library that counts what the request path must not do: allocations and lock
- * calls of the whole process. The sums lie in the file that POLLUX_COUNT names, four 64-bit numbers
- * in host order: allocations, frees, mutex locks, condition and semaphore waits. The test reads
- * them before and after a run of requests.
+ * count: a preloaded library that counts what the request path must not do, or not often:
+ * allocations, lock calls and copied bytes of the whole process. The sums lie in the file that
+ * POLLUX_COUNT names, five 64-bit numbers in host order: allocations, frees, mutex locks, condition
+ * and semaphore waits, bytes of memcpy() and memmove() (of those calls that the compiler has not
+ * replaced: what it replaces is small). The test reads them before and after a run of requests.
  *
  * The real functions are called by their glibc names or found once by dlsym(); nothing here
  * allocates.
@@ -19,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ALLOCATIONS, FREES, LOCKS, WAITS, COUNTERS };
+enum { ALLOCATIONS, FREES, LOCKS, WAITS, COPIED, COUNTERS };
 
 static _Atomic uint64_t before_open[COUNTERS];
 static _Atomic uint64_t *counters = before_open;
@@ -37,6 +38,25 @@ extern void __libc_free(void *memory);
 static void count(int what)
 {
 	atomic_fetch_add_explicit(&counters[what], 1, memory_order_relaxed);
+}
+
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes)
+{
+	void *at = to;
+	atomic_fetch_add_explicit(&counters[COPIED], bytes, memory_order_relaxed);
+	__asm__ volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(bytes) : : "memory");
+	return to;
+}
+
+void *memmove(void *to, const void *from, size_t bytes)
+{
+	uint8_t *last = (uint8_t *)to + bytes - 1;
+	const uint8_t *at = (const uint8_t *)from + bytes - 1;
+	if ((uintptr_t)to - (uintptr_t)from >= bytes)
+		return memcpy(to, from, bytes);
+	atomic_fetch_add_explicit(&counters[COPIED], bytes, memory_order_relaxed);
+	__asm__ volatile("std; rep movsb; cld" : "+D"(last), "+S"(at), "+c"(bytes) : : "memory");
+	return to;
 }
 
 __attribute__((constructor)) static void count_open(void)

@@ -2,20 +2,59 @@
 """
 The matrix of what a test runs on: backend x transport x core arrangement.
 
-By default six combinations cover every pair of choices; POLLUX_TEST_FULL=1 takes all twelve.
+By default six combinations cover every pair of choices; POLLUX_TEST_FULL=1 takes all twelve. The
+conformance suite has two dimensions more, the replies' mode and TLS: DIMENSIONS, cover().
 """
+
+import collections
+import itertools
+import random
 
 import harness
 from harness import APART, FULL, TOGETHER
 
-MALLOC, DISK, TMPFS = "malloc", "disk", "tmpfs"
-UNIX, TCP = "unix", "tcp"
+MALLOC, DISK, TMPFS, NULL = "malloc", "disk", "tmpfs", "null"
+UNIX, TCP, STDIO = "unix", "tcp", "stdio"
+PLAIN, TLS = "plain", "tls"
+MODES = ("simple", "structured", "extended")  # in the order of rawnbd's numbers
+
+Row = collections.namedtuple("Row", "mode security transport backend arrangement")
+DIMENSIONS = Row(MODES, (PLAIN, TLS), (UNIX, TCP, STDIO), (MALLOC, DISK, TMPFS, NULL),
+                 (TOGETHER, APART))
 
 PAIRWISE = [(MALLOC, UNIX, TOGETHER), (MALLOC, TCP, APART),
             (DISK, TCP, TOGETHER), (DISK, UNIX, APART),
             (TMPFS, UNIX, TOGETHER), (TMPFS, TCP, APART)]
 EVERYTHING = [(backend, transport, arrangement) for backend in (MALLOC, DISK, TMPFS)
               for transport in (UNIX, TCP) for arrangement in (TOGETHER, APART)]
+
+
+def pairs(row):
+    """The pairs of choices that a row brings together, each with the places of both."""
+    return set(itertools.combinations(enumerate(row), 2))
+
+
+def greedy(rows):
+    """A cover of their pairs: each next row brings the most of what is still missing."""
+    missing, chosen = set().union(*map(pairs, rows)), []
+    while missing:
+        best = max(rows, key=lambda row: len(pairs(row) & missing))
+        missing -= pairs(best)
+        chosen.append(best)
+    return chosen
+
+
+def cover(dimensions):
+    """Few rows in which every choice of one dimension meets every choice of every other: the
+    shortest of some tries, which are the same every time."""
+    rows = [Row(*row) for row in itertools.product(*dimensions)]
+    return min((greedy(random.Random(seed).sample(rows, len(rows))) for seed in range(12)), key=len)
+
+
+def rows_of(**only):
+    """The rows to run on, of those dimensions in which something is left out."""
+    dimensions = DIMENSIONS._replace(**only)
+    return [Row(*row) for row in itertools.product(*dimensions)] if FULL else cover(dimensions)
 
 
 class MatrixTest(harness.TargetTest):

@@ -2,6 +2,7 @@
 """The tree itself: the direction of #include, the head of each file, the generated documents."""
 
 import difflib
+import itertools
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import unittest
 
 import harness
+import matrix
 
 SOURCE = os.environ.get("POLLUX_SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
 LAYERS = ["lib", "reactor", "bdev", "app"]  # each may include itself and what stands before it
@@ -41,11 +43,46 @@ class Tree(unittest.TestCase):
         self.assertGreater(seen, 50, "the sources were not found")
         self.assertEqual(wrong, [])
 
+    def test_life_of_a_read(self):
+        """Every function that the README leads through stands in a file that it names."""
+        with open(os.path.join(SOURCE, "README.md"), encoding="utf-8") as file:
+            part = file.read().split("## Life of a READ")[1].split("\n## ")[0]
+        words = set(re.findall(r"`([^`]+)`", part))
+        paths = {word for word in words if re.fullmatch(r"(?:lib|reactor|bdev|app)/[\w/]+\.[ch]", word)}
+        text = ""
+        for path in paths:
+            with open(os.path.join(SOURCE, path), encoding="utf-8") as file:
+                text += file.read()
+        names = {word for word in words - paths if re.fullmatch(r"[a-z]+(?:_[a-z]+)*", word)}
+        self.assertGreater(len(names), 30)
+        self.assertEqual([name for name in sorted(names) if not re.search(rf"\b{name}\(", text)], [])
+
     def test_licence_line(self):
         bare = [path for path, text in sources(*LAYERS, "test", "scripts",
                                                endings=(".c", ".h", ".py", ".sh"))
                 if "SPDX-License-Identifier: BSD-3-Clause" not in text[:200]]
         self.assertEqual(bare, [])
+
+
+class Matrix(unittest.TestCase):
+    """The default run's rows bring together any two choices of different dimensions."""
+
+    def check(self, dimensions):
+        everything = [matrix.Row(*row) for row in itertools.product(*dimensions)]
+        rows = matrix.cover(dimensions)
+        self.assertEqual(set().union(*map(matrix.pairs, rows)),
+                         set().union(*map(matrix.pairs, everything)))
+        self.assertEqual(len(set(rows)), len(rows))
+        self.assertLessEqual(set(rows), set(everything))
+        return len(rows)
+
+    def test_cover(self):
+        self.assertEqual(matrix.DIMENSIONS._fields,
+                         ("mode", "security", "transport", "backend", "arrangement"))
+        self.assertLessEqual(self.check(matrix.DIMENSIONS), 16)
+        for name, choices in matrix.DIMENSIONS._asdict().items():
+            for number in range(1, len(choices)):
+                self.check(matrix.DIMENSIONS._replace(**{name: choices[:number]}))
 
 
 class Documents(harness.TargetTest):

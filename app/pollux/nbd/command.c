@@ -115,7 +115,7 @@ static inline bool give_destination(struct connection *conn, struct request *req
 	return true;
 }
 
-static void begin_large_read(struct connection *conn, struct request *request)
+static never_inline void begin_large_read(struct connection *conn, struct request *request)
 {
 	request->at = request->emitted = 0;
 	request->parts = 0;
@@ -127,18 +127,28 @@ static void begin_large_read(struct connection *conn, struct request *request)
 	command_continue_read(conn);
 }
 
+/* There is no buffer for it. False: it has to wait. */
+static bool fail_if_stuck(struct connection *conn, struct request *request)
+{
+	if (!conn->stuck)
+		return false;
+	request->status = -EIO;
+	transmit_reply(conn, request);
+	return true;
+}
+
 /* False: it has to wait for a buffer. */
-static bool begin_buffered_read(struct connection *conn, struct request *request)
+static never_inline bool begin_buffered_read(struct connection *conn, struct request *request)
 {
 	bool whole = request->flags & NBD_CMD_FLAG_DF;
 	if (over_share(conn, request->length))
-		return false;
+		return fail_if_stuck(conn, request);
 	if (likely(give_destination(conn, request, request->length))) {
 		submit_simple(request, BDEV_READ, conn->read_flags);
 		return true;
 	}
 	if (request->length <= (whole ? DF_SURE_BYTES : BUFFER_MIN_BYTES))
-		return false;
+		return fail_if_stuck(conn, request);
 	/* what is free may be in small pieces for long: it need not wait for a big one */
 	if (!whole) {
 		begin_large_read(conn, request);
@@ -161,14 +171,14 @@ static bool begin_read(struct connection *conn, struct request *request)
 	return true;
 }
 
-static void begin_write(struct connection *conn, struct request *request)
+static inline void begin_write(struct connection *conn, struct request *request)
 {
 	request->at = 0;
 	request->parts = 0;
 	conn->writing = request;
 }
 
-static bool begin_other(struct request *request)
+static never_inline bool begin_other(struct request *request)
 {
 	uint8_t flags = flags_of(request->flags);
 	switch (request->type) {
@@ -189,30 +199,29 @@ static bool begin_other(struct request *request)
 }
 
 /* What can be answered, or needs no answer, without the bdev. True if that was all. */
-static bool refuse(struct connection *conn, const struct nbd_command_request *wire)
+static never_inline bool refuse(struct connection *conn, const struct nbd_command_request *wire)
 {
 	bool fatal = false;
 	const char *message = NULL;
 	uint32_t error = nbd_request_check(wire, &conn->limits, &fatal, &message);
-	if (likely(!error) && unlikely(wire->type == NBD_CMD_DISC)) {
+	if (!error && wire->type == NBD_CMD_DISC) {
 		connection_finish(conn, NULL);
 		return true;
 	}
-	if (unlikely(conn->draining)) {
+	if (conn->draining) {
 		error = NBD_ESHUTDOWN;
 		message = "the export or the server is being shut down";
 	}
-	if (likely(!error) &&
-	    unlikely(wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES)) {
+	if (!error && wire->flags & NBD_CMD_FLAG_DF && wire->length > BDEV_IO_MAX_BYTES) {
 		error = NBD_EOVERFLOW;
 		message = "a reply in one piece is limited to 1 MiB";
 	}
-	if (likely(!error) && unlikely(command_is_cut(conn, wire->offset, wire->length)) &&
+	if (!error && command_is_cut(conn, wire->offset, wire->length) &&
 	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
-		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
+		error = nbd_request_past_end(wire);
 		message = COMMAND_CUT_MESSAGE;
 	}
-	if (likely(!error))
+	if (!error)
 		return false;
 	transmit_error(conn, wire, error, message);
 	if (fatal)
@@ -223,7 +232,7 @@ static bool refuse(struct connection *conn, const struct nbd_command_request *wi
 }
 
 /* False: no buffer was there. */
-static bool begin_status(struct connection *conn, struct request *request,
+static never_inline bool begin_status(struct connection *conn, struct request *request,
 			 const struct nbd_command_request *wire)
 {
 	struct nbd_status_filter filter;
@@ -240,7 +249,7 @@ static bool begin_status(struct connection *conn, struct request *request,
 }
 
 /* As if its header had not come yet: it does again when there is a buffer. */
-static void wait_for_buffer(struct connection *conn, struct request *request)
+static never_inline void wait_for_buffer(struct connection *conn, struct request *request)
 {
 	conn->inflight--;
 	conn->stats->inflight--;
@@ -259,7 +268,9 @@ bool command_begin(struct connection *conn, const uint8_t *header)
 		return true;
 	}
 	conn->requests++;
-	if (unlikely(refuse(conn, &wire)))
+	bool plain = nbd_request_is_plain(&wire, &conn->limits) && !conn->draining &&
+		     !command_is_cut(conn, wire.offset, wire.length);
+	if (unlikely(!plain) && refuse(conn, &wire))
 		return true;
 	struct request *request = take_slot(conn);
 	if (unlikely(!request)) {
@@ -441,6 +452,12 @@ void command_continue_read(struct connection *conn)
 		while (submit_part(conn, read))
 			;
 		if (!emit_parts(conn, read)) {
+			if (unlikely(conn->stuck && conn->blocked && !read->parts)) {
+				connection_time_out(conn, read);
+				if (conn->big == read)
+					break; /* the connection ends */
+				continue;
+			}
 			if (read->parts == READ_PARTS_AHEAD || read->at == read->length ||
 			    conn->blocked || read->parts)
 				break;
@@ -558,7 +575,21 @@ void command_filled(struct connection *conn)
 	request_submit(part);
 }
 
-/* Begins a part: its slot and its buffer. False: it has to wait. */
+/* There is no buffer for the rest of a WRITE. False: it has to wait. */
+static bool drop_rest_if_stuck(struct connection *conn, struct request *write)
+{
+	if (!conn->stuck)
+		return false;
+	write->status = -EIO;
+	conn->skip = write->length - write->at;
+	write->at = write->length;
+	conn->writing = NULL;
+	if (!write->parts)
+		write_over(conn, write);
+	return true;
+}
+
+/* Begins a part: its slot and its buffer. False: it has to wait, or conn->writing is no more. */
 static bool begin_part(struct connection *conn, size_t here)
 {
 	struct nbd_core *core = conn->core;
@@ -591,7 +622,8 @@ static bool begin_part(struct connection *conn, size_t here)
 	if (!part->buffer) {
 		if (part != write)
 			request_put(&core->requests, part);
-		connection_block(conn);
+		if (!drop_rest_if_stuck(conn, write))
+			connection_block(conn);
 		return false;
 	}
 	core->filling_bytes += reserved;
@@ -637,4 +669,13 @@ void command_drop_payload(struct connection *conn)
 	if (!write->parts)
 		write_over(conn, write);
 	nbd_core_freed(conn->core);
+}
+
+void command_fail_waiting(struct connection *conn)
+{
+	if (conn->blocked)
+		connection_resume(conn);
+	/* those were the READs that had been begun; what came behind them is the next to be read */
+	if (conn->blocked && !conn->big)
+		connection_resume(conn);
 }

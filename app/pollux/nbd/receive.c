@@ -52,6 +52,20 @@ static uint32_t credit_limit(const struct connection *conn)
 	return MIN_OF(most, left > REQUEST_SLOTS / 16 ? 16u : 1u);
 }
 
+/* Whole headers without a payload, one after the other. Returns what it took of them. */
+static inline size_t take_headers(struct connection *conn, const uint8_t *bytes, size_t count,
+				  size_t head_bytes)
+{
+	size_t taken = 0;
+	while (count - taken >= head_bytes && conn->inflight < credit_limit(conn) &&
+	       command_begin(conn, bytes + taken)) {
+		taken += head_bytes;
+		if (unlikely(conn->writing || conn->skip || conn->state != CONN_TRANSMISSION))
+			break;
+	}
+	return taken;
+}
+
 /* Transmission: requests and payload. Returns what it took. */
 static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_t count)
 {
@@ -63,7 +77,7 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 			if (!left)
 				break;
 			size_t n = command_payload(conn, bytes + taken, left);
-			if (!n)
+			if (!n && conn->writing)
 				break;
 			taken += n;
 			continue;
@@ -77,7 +91,13 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 			continue;
 		}
 		const uint8_t *head = bytes + taken;
-		if (unlikely(conn->head_have || left < head_bytes)) {
+		if (likely(!conn->head_have)) {
+			size_t n = take_headers(conn, head, left, head_bytes);
+			taken += n;
+			if (n)
+				continue;
+		}
+		if (conn->head_have || left < head_bytes) {
 			size_t n = MIN_OF(head_bytes - conn->head_have, left);
 			if (n)
 				memcpy(conn->head + conn->head_have, head, n);
@@ -87,13 +107,13 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 				break;
 			head = conn->head;
 		}
-		if (unlikely(conn->inflight >= credit_limit(conn))) {
+		if (conn->inflight >= credit_limit(conn)) {
 			conn->starved = true;
 			break;
 		}
-		if (unlikely(!command_begin(conn, head)))
+		if (!command_begin(conn, head))
 			break;
-		if (unlikely(conn->head_have))
+		if (conn->head_have)
 			conn->head_have = 0;
 		else
 			taken += head_bytes;
@@ -167,7 +187,7 @@ void receive_resume(struct connection *conn)
 		conn->spill = NULL;
 	} else if (conn->head_have) {
 		/* a whole header may wait without any byte behind it */
-		take(conn, NULL, 0);
+		take(conn, conn->head, 0);
 	}
 	go_on(conn);
 }

@@ -14,7 +14,7 @@
 
 /* ---- Batches ---- */
 
-static struct tx_batch *new_batch(struct connection *conn)
+static struct tx_batch *make_batch(struct connection *conn)
 {
 	struct nbd_core *core = conn->core;
 	struct tx_batch *batch = core->free_batches;
@@ -29,6 +29,7 @@ static struct tx_batch *new_batch(struct connection *conn)
 	batch->next = NULL;
 	batch->iovs = 0;
 	batch->header_bytes = 0;
+	batch->bytes = 0;
 	batch->credits = 0;
 	batch->holding = NULL;
 	if (conn->last_batch)
@@ -60,43 +61,62 @@ void connection_free_batches(struct nbd_core *core)
 	core->free_batch_count = 0;
 }
 
-/* A batch with room for a header and `iovs` more; NULL (and the connection ends) without memory. */
-static struct tx_batch *batch_with_room(struct connection *conn, size_t header_bytes, unsigned iovs)
+/* NULL (and the connection ends) without memory. */
+static never_inline struct tx_batch *new_batch(struct connection *conn)
+{
+	struct tx_batch *batch = make_batch(conn);
+	if (!batch)
+		connection_kill(conn, "no memory for its replies");
+	return batch;
+}
+
+/* A batch with room for a header and `iovs` more. */
+static inline struct tx_batch *batch_with_room(struct connection *conn, size_t header_bytes,
+					       unsigned iovs)
 {
 	struct tx_batch *batch = conn->last_batch;
 	if (likely(batch && !(conn->sending && batch == conn->batches) &&
 		   batch->header_bytes + header_bytes <= TX_BATCH_HEADER_BYTES &&
 		   batch->iovs + 1 + iovs <= TX_BATCH_IOVS))
 		return batch;
-	batch = new_batch(conn);
-	if (!batch)
-		connection_kill(conn, "no memory for its replies");
-	return batch;
+	return new_batch(conn);
+}
+
+static inline void add_piece(struct tx_batch *batch, void *at, size_t bytes)
+{
+	batch->bytes += bytes;
+	batch->iov[batch->iovs++] = (struct iovec){at, bytes};
 }
 
 /* `bytes` were written at the end of the headers. Joins the piece before where it can. */
-static void add_header(struct tx_batch *batch, size_t bytes)
+static inline void add_header(struct tx_batch *batch, size_t bytes)
 {
 	uint8_t *at = batch->headers + batch->header_bytes;
 	batch->header_bytes += bytes;
 	if (batch->iovs) {
 		struct iovec *last = &batch->iov[batch->iovs - 1];
 		if ((uint8_t *)last->iov_base + last->iov_len == at) {
+			batch->bytes += bytes;
 			last->iov_len += bytes;
 			return;
 		}
 	}
-	batch->iov[batch->iovs++] = (struct iovec){at, bytes};
+	add_piece(batch, at, bytes);
 }
 
-static void add_payload(struct tx_batch *batch, const struct request *request)
+static inline void add_payload(struct tx_batch *batch, const struct request *request)
 {
+	if (likely(request->io.iovcnt == 1)) {
+		add_piece(batch, request->io.iov->iov_base, request->io.iov->iov_len);
+		return;
+	}
 	for (unsigned i = 0; i < request->io.iovcnt; i++)
-		batch->iov[batch->iovs++] = request->io.iov[i];
+		add_piece(batch, request->io.iov[i].iov_base, request->io.iov[i].iov_len);
 }
 
 /* The request ends with this batch: its slot at once, unless the batch sends from what it holds. */
-static void end_request(struct connection *conn, struct tx_batch *batch, struct request *request)
+static inline void end_request(struct connection *conn, struct tx_batch *batch,
+			       struct request *request)
 {
 	if (request->buffer || request_holds_loan(request)) {
 		request->next = batch->holding;
@@ -158,21 +178,45 @@ static size_t write_hole(struct connection *conn, uint8_t *out, struct request *
 	return nbd_reply_hole(out, &to, true, request->offset, request->length);
 }
 
-static void append_reply(struct connection *conn, struct request *request)
+static inline struct tx_batch *batch_for(struct connection *conn, struct request *request,
+					 size_t header_bytes, unsigned iovs)
 {
-	bool data = request->type == NBD_CMD_READ && likely(request->status == 0);
-	size_t most = likely(request->status == 0) ? NBD_REPLY_HEAD_BYTES : NBD_REPLY_ERROR_BYTES;
-	struct tx_batch *batch = batch_with_room(conn, most, data ? request->io.iovcnt : 0);
+	struct tx_batch *batch = batch_with_room(conn, header_bytes, iovs);
 	if (unlikely(!batch)) {
 		connection_put_request(conn, request);
 		connection_credit(conn, 1);
-		return;
 	}
+	return batch;
+}
+
+static inline void finish_reply(struct connection *conn, struct tx_batch *batch,
+				struct request *request)
+{
+	batch->credits++;
+	end_request(conn, batch, request);
+	reactor_defer(conn->core->reactor, &conn->flush);
+}
+
+static never_inline void append_error(struct connection *conn, struct request *request)
+{
+	struct tx_batch *batch = batch_for(conn, request, NBD_REPLY_ERROR_BYTES, 0);
+	if (!batch)
+		return;
+	add_header(batch, write_error(conn, batch->headers + batch->header_bytes, request));
+	finish_reply(conn, batch, request);
+}
+
+/* A good reply: the header, and what a READ brought. */
+static inline void append_good(struct connection *conn, struct request *request)
+{
+	bool data = request->type == NBD_CMD_READ;
+	struct tx_batch *batch =
+		batch_for(conn, request, NBD_REPLY_HEAD_BYTES, data ? request->io.iovcnt : 0);
+	if (unlikely(!batch))
+		return;
 	uint8_t *out = batch->headers + batch->header_bytes;
 	size_t bytes;
-	if (unlikely(request->status < 0)) {
-		bytes = write_error(conn, out, request);
-	} else if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
+	if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
 		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
 	} else if (unlikely(data && request->io.flags & BDEV_ZEROES)) {
 		bytes = write_hole(conn, out, request);
@@ -182,32 +226,48 @@ static void append_reply(struct connection *conn, struct request *request)
 		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
 			     : nbd_reply_done(out, &to);
 	}
-	add_header(batch, bytes);
-	if (data) {
+	if (data) { /* what comes before is payload, most of the time: not worth a look */
+		batch->header_bytes += bytes;
+		add_piece(batch, out, bytes);
 		add_payload(batch, request);
 		conn->bytes_out += request->length;
+	} else {
+		add_header(batch, bytes);
 	}
-	batch->credits++;
-	end_request(conn, batch, request);
-	reactor_defer(conn->core->reactor, &conn->flush);
+	finish_reply(conn, batch, request);
+}
+
+static void append_reply(struct connection *conn, struct request *request)
+{
+	if (unlikely(request->status < 0))
+		append_error(conn, request);
+	else
+		append_good(conn, request);
+}
+
+/* One that failed, is not wanted any more, or has to wait behind a large READ. */
+static never_inline void reply_otherwise(struct connection *conn, struct request *request)
+{
+	if (conn->mute || request->answered) {
+		connection_put_request(conn, request);
+		connection_credit(conn, 1);
+	} else if (conn->big_exclusive) {
+		request->next = NULL;
+		*conn->held_last = request;
+		conn->held_last = &request->next;
+	} else {
+		append_reply(conn, request);
+	}
 }
 
 void transmit_reply(struct connection *conn, struct request *request)
 {
 	reactor_assert_owner(conn->core->reactor);
 	account(conn, request);
-	if (unlikely(conn->mute || request->answered)) {
-		connection_put_request(conn, request);
-		connection_credit(conn, 1);
-		return;
-	}
-	if (unlikely(conn->big_exclusive)) {
-		request->next = NULL;
-		*conn->held_last = request;
-		conn->held_last = &request->next;
-		return;
-	}
-	append_reply(conn, request);
+	if (unlikely(request->status || request->answered || conn->mute || conn->big_exclusive))
+		reply_otherwise(conn, request);
+	else
+		append_good(conn, request);
 }
 
 void transmit_bytes(struct connection *conn, struct request *request)
@@ -248,6 +308,7 @@ void transmit_error(struct connection *conn, const struct nbd_command_request *r
 		slot->type = NBD_CMD_FLUSH;
 		slot->status = -(int32_t)error;
 		slot->buffer = NULL;
+		slot->io.iov = slot->iov;
 		slot->io.iovcnt = 0;
 		slot->io.op = BDEV_FLUSH;
 		slot->bdev = conn->export->bdev;
@@ -407,15 +468,17 @@ void transmit_pop(struct connection *conn)
 }
 
 /* Moves the message on by what was sent. True if all of it was. */
-static bool advance(struct msghdr *message, size_t sent)
+static bool advance(struct tx_batch *batch, size_t sent)
 {
+	struct msghdr *message = &batch->message;
+	batch->bytes -= sent;
+	if (likely(!batch->bytes))
+		return true;
 	while (message->msg_iovlen && sent >= message->msg_iov->iov_len) {
 		sent -= message->msg_iov->iov_len;
 		message->msg_iov++;
 		message->msg_iovlen--;
 	}
-	if (!message->msg_iovlen)
-		return true;
 	message->msg_iov->iov_base = (char *)message->msg_iov->iov_base + sent;
 	message->msg_iov->iov_len -= sent;
 	return false;
@@ -434,8 +497,7 @@ void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	if (unlikely(result < 0 && result != -EAGAIN && result != -EINTR))
 		transmit_mute(conn); /* leaves the batch that is being sent */
 	conn->sending = false;
-	if (likely(!conn->mute) &&
-	    unlikely(!advance(&conn->batches->message, result < 0 ? 0 : result))) {
+	if (likely(!conn->mute) && unlikely(!advance(conn->batches, result < 0 ? 0 : result))) {
 		submit(conn);
 		return;
 	}

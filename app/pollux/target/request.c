@@ -37,16 +37,9 @@ static inline struct request *of_io(struct bdev_io *io)
 	return container_of(io, struct request, io);
 }
 
-static void return_quiet_loan(struct bdev_io *io)
-{
-	if (bdev_io_is_lent(io) && !io->ch->type->release)
-		bdev_io_release(io->ch, io);
-}
-
 void request_io_done_local(struct bdev_io *io)
 {
 	struct request *request = of_io(io);
-	return_quiet_loan(io);
 	request->in_bdev = false;
 	request->done(request);
 }
@@ -61,7 +54,6 @@ static void arrive_home(struct hop *hop)
 void request_io_done_remote(struct bdev_io *io)
 {
 	struct request *request = of_io(io);
-	return_quiet_loan(io);
 	request->at_storage = false;
 	request->hop.arrive = arrive_home;
 	reactor_hop(request->home->index, &request->hop);
@@ -79,11 +71,6 @@ void request_submit_remote(struct request *request)
 	request->io.done = request_io_done_remote;
 	request->hop.arrive = arrive_storage;
 	reactor_hop(request->storage->index, &request->hop);
-}
-
-bool request_holds_loan(const struct request *request)
-{
-	return bdev_io_is_lent(&request->io) && request->bdev->type->release;
 }
 
 void request_release(struct request *request)

@@ -114,7 +114,10 @@ static inline bool request_may_lend(const struct bdev *bdev, const struct reacto
 }
 
 /* The payload of a READ was lent and the loan is still to be returned by request_release(). */
-bool request_holds_loan(const struct request *request);
+static inline bool request_holds_loan(const struct request *request)
+{
+	return bdev_io_is_lent(&request->io) && request->io.ch->type->release;
+}
 
 /* Gives back what the request holds: its loan, its buffer. The slot stays the caller's. */
 void request_release(struct request *request);

@@ -227,6 +227,25 @@ static void test_range(void **state)
 }
 
 /* The end of the export is the end, however large it is. */
+/* For who finds out by himself that the export has become shorter. */
+static void test_past_end(void **state)
+{
+	static const struct {
+		uint16_t type;
+		uint32_t error;
+	} wanted[] = {
+		{NBD_CMD_READ, NBD_EINVAL},	    {NBD_CMD_WRITE, NBD_ENOSPC},
+		{NBD_CMD_TRIM, NBD_EINVAL},	    {NBD_CMD_CACHE, NBD_EINVAL},
+		{NBD_CMD_WRITE_ZEROES, NBD_ENOSPC}, {NBD_CMD_BLOCK_STATUS, NBD_EINVAL},
+	};
+
+	for (unsigned i = 0; i < COUNT_OF(wanted); i++) {
+		struct nbd_command_request request = {.type = wanted[i].type};
+
+		assert_int_equal(nbd_request_past_end(&request), wanted[i].error);
+	}
+}
+
 static void test_range_of_the_largest(void **state)
 {
 	struct nbd_limits limits = limits_of(NBD_MODE_EXTENDED);
@@ -370,8 +389,8 @@ static void test_block_status(void **state)
 	assert_int_equal(checked(&limits, NBD_CMD_BLOCK_STATUS, 0, 0, 4096), NBD_EINVAL);
 }
 
-/* The inline part and the rules behind it never disagree. */
-static void test_inline_agrees(void **state)
+/* Of READ and WRITE without flags exactly the good ones are plain. */
+static void test_plain_agrees(void **state)
 {
 	static const uint64_t values[] = {0,	      1,	  511,	     512,  MAX - 1,
 					  MAX,	      MAX + 1,	  SIZE - 1,  SIZE, SIZE + 1,
@@ -391,11 +410,10 @@ static void test_inline_agrees(void **state)
 			};
 			const char *message;
 			bool fatal;
-			uint32_t slowly =
-				nbd_request_check_slowly(&request, &limits, &fatal, &message);
+			uint32_t error = nbd_request_check(&request, &limits, &fatal, &message);
 
-			assert_int_equal(nbd_request_check(&request, &limits, &fatal, &message),
-					 slowly);
+			assert_int_equal(nbd_request_is_plain(&request, &limits), !error);
+			assert_false(!error && fatal);
 		}
 	}
 }
@@ -438,6 +456,7 @@ int main(void)
 		cmocka_unit_test(test_commands_and_flags),
 		cmocka_unit_test(test_not_offered),
 		cmocka_unit_test(test_range),
+		cmocka_unit_test(test_past_end),
 		cmocka_unit_test(test_range_of_the_largest),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_flush),
@@ -446,7 +465,7 @@ int main(void)
 		cmocka_unit_test(test_fatal),
 		cmocka_unit_test(test_block_mask),
 		cmocka_unit_test(test_block_status),
-		cmocka_unit_test(test_inline_agrees),
+		cmocka_unit_test(test_plain_agrees),
 		cmocka_unit_test(test_error_of),
 	};
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+What a request costs, in figures that do not depend on time: user instructions (callgrind), entries
+into the kernel, bytes copied. They must not rise beyond those kept in cost.json. A change that makes
+requests cheaper lowers the figures there; one that makes them dearer says why.
+
+Instructions are those of all functions but the loop's own, which look for work and run the more
+often the less there is to do, and memcpy(), which depends on the processor and whose bytes are counted
+instead.
+"""
+
+import json
+import os
+import re
+
+import harness
+from harness import SANITIZED, KIB
+from test_hotpath import HotPath as Counted
+
+LOOP_FUNCTIONS = {"reactor_loop", "hop_drain", "uring_reap", "uring_submit", "timers_run"}
+REQUESTS = 20000
+TOLERANCE = 1.05  # how requests fall into batches differs a little from run to run
+
+
+def figures():
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "cost.json"),
+              encoding="ascii") as file:
+        return json.load(file)
+
+
+class Cost(harness.TargetTest):
+    def setUp(self):
+        super().setUp()
+        if SANITIZED or os.environ.get("POLLUX_BUILDTYPE") != "release":
+            self.skipTest("figures are those of the release build")
+        self.figures = figures()
+
+    def load(self, target, mode, requests=REQUESTS, size=4 * KIB):
+        harness.run(harness.helper("load"), target.sock_path, "", 1, 32, requests, size, mode,
+                    timeout=300)
+
+    def check(self, case, what, value):
+        allowed = self.figures[case][what]
+        print(f"# {case}: {value:.2f} {what}, allowed {allowed}")
+        self.assertLessEqual(value, allowed * TOLERANCE, f"{what} of {case}")
+
+    def instructions(self, spec, cores, mode):
+        """(instructions, enters) a request, of a target under callgrind that never sleeps."""
+        valgrind = harness.need_program("valgrind")
+        control = harness.need_program("callgrind_control")
+        out = self.path("callgrind")
+        target = self.start(spec, cores=cores, args=["--poll"], wrap=[
+            valgrind, "-q", "--tool=callgrind", "--instr-atstart=no", "--fair-sched=yes",
+            f"--callgrind-out-file={out}"])
+        self.load(target, "w", 2000)
+        before = self.enters(target)
+        harness.run(control, "-i", "on", target.pid)
+        self.load(target, mode)
+        harness.run(control, "-i", "off", target.pid)
+        enters = self.enters(target) - before
+        target.rpc("framework_shutdown")
+        harness.wait_exit(target.process, 60)
+        return self.counted_in(out) / REQUESTS, enters / REQUESTS
+
+    @staticmethod
+    def counted_in(out):
+        annotate = harness.need_program("callgrind_annotate")
+        text = harness.run(annotate, "--threshold=100", "--auto=no", "--show-percs=no", out).stdout
+        total = 0
+        for count, function in re.findall(r"^ *([\d,]+)  \S*:([\w.']+)", text, re.MULTILINE):
+            name = function.split(".")[0].split("'")[0]
+            if name not in LOOP_FUNCTIONS and "mem" not in name[:5]:
+                total += int(count.replace(",", ""))
+        return total
+
+    @staticmethod
+    def enters(target):
+        return sum(core["io_uring_enters"]
+                   for core in target.rpc("framework_get_reactors")["reactors"])
+
+    def check_case(self, case, spec, mode, arrangement=harness.TOGETHER):
+        cores = (harness.cores_of(arrangement) if arrangement == harness.APART
+                 else str(harness.CPUS[0]))
+        count, enters = self.instructions(spec, cores, mode)
+        self.check(case, "instructions", count)
+        self.check(case, "enters", enters)
+
+    def test_malloc_read(self):
+        self.check_case("malloc read", "malloc:64M", "r")
+
+    def test_malloc_write(self):
+        self.check_case("malloc write", "malloc:64M", "w")
+
+    def test_null_read(self):
+        self.check_case("null read", "null:64M", "r")
+
+    def test_malloc_read_apart(self):
+        self.check_case("malloc read apart", "malloc:64M", "r", harness.APART)
+
+    def test_malloc_write_apart(self):
+        self.check_case("malloc write apart", "malloc:64M", "w", harness.APART)
+
+
+class Copies(Counted):
+    """Bytes that go through memcpy() a request: none for a READ, the payload once for a WRITE."""
+
+    def test_copied(self):
+        for spec, case in (("malloc:64M", "malloc"), ("null:64M", "null")):
+            target, path = self.counted(spec, cores=str(harness.CPUS[0]))
+            for mode, name in (("w", "write"), ("r", "read")):
+                self.load(target, 2000, mode)
+                before = self.counters(path)["copied"]
+                self.load(target, REQUESTS, mode)
+                copied = (self.counters(path)["copied"] - before) / REQUESTS
+                allowed = figures()[f"{case} {name}"]["copied"]
+                print(f"# {case} {name}: {copied:.1f} bytes copied, allowed {allowed}")
+                self.assertLessEqual(copied, allowed + 16, f"{case} {name}")
+
+
+# the inherited cases run in their own module
+for inherited in [name for name in dir(Counted) if name.startswith("test_")]:
+    setattr(Copies, inherited, None)
+del Counted
