@@ -13,7 +13,8 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 
 fuzz_packages="clang libclang-rt-14-dev"
-test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind"
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind
+	qemu-system-x86 busybox-static dash e2fsprogs"
 full= jobs=$(nproc) filter= cases= builds=
 while [ $# -gt 0 ]; do
 	case $1 in
