@@ -8,14 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/counter.h"
 #include "reactor/internal.h"
 
 int hop_init(struct reactor *reactor, unsigned count)
 {
-	reactor->lanes = calloc(count, sizeof(*reactor->lanes));
+	reactor->lanes = aligned_alloc(CACHE_LINE_BYTES, count * sizeof(*reactor->lanes));
 	if (!reactor->lanes)
 		return -ENOMEM;
+	memset(reactor->lanes, 0, count * sizeof(*reactor->lanes));
 	ssize_t bytes = rte_ring_get_memsize(REACTOR_HOP_ENTRIES);
 	if (bytes < 0)
 		return bytes;
@@ -70,6 +72,7 @@ static void lane_flush(struct deferred *deferred)
 		lane->staged_first = ((struct hop *)burst[n - 1])->next;
 		if (!lane->staged_first)
 			lane->staged_last = &lane->staged_first;
+		((struct hop *)burst[0])->sent_at = clock_ticks();
 		rte_ring_sp_enqueue_bulk(lane->ring, burst, n, NULL);
 		counter_add(&lane->sent, n);
 		counter_add(&lane->bursts, 1);
@@ -81,6 +84,7 @@ void reactor_hop(unsigned destination, struct hop *hop)
 {
 	struct hop_lane *lane = &reactor_self->lanes[destination];
 	hop->next = NULL;
+	hop->sent_at = 0;
 	*lane->staged_last = hop;
 	lane->staged_last = &hop->next;
 	if (!lane->flush.queued) {
@@ -89,18 +93,34 @@ void reactor_hop(unsigned destination, struct hop *hop)
 	}
 }
 
+/* From one end of the ring to the other. */
+static void measure(struct hop_lane *lane, uint64_t sent_at)
+{
+	uint64_t ticks = clock_ticks() - sent_at;
+	counter_add(&lane->arrivals, 1);
+	counter_add(&lane->latency_ticks, ticks);
+	if (ticks > lane->latency_max_ticks)
+		counter_set(&lane->latency_max_ticks, ticks);
+}
+
+static unsigned lane_drain(struct hop_lane *lane)
+{
+	struct hop *burst[REACTOR_HOP_BURST];
+	unsigned n = rte_ring_sc_dequeue_burst(lane->ring, (void **)burst, REACTOR_HOP_BURST, NULL);
+	for (unsigned k = 0; k < n; k++) {
+		if (burst[k]->sent_at)
+			measure(lane, burst[k]->sent_at);
+		burst[k]->arrive(burst[k]);
+	}
+	return n;
+}
+
 unsigned hop_drain(struct reactor *reactor)
 {
 	unsigned total = 0;
 	for (unsigned i = 0; i < reactor_count; i++) {
-		if (i == reactor->index)
-			continue;
-		struct hop *burst[REACTOR_HOP_BURST];
-		unsigned n = rte_ring_sc_dequeue_burst(reactors[i]->lanes[reactor->index].ring,
-						       (void **)burst, REACTOR_HOP_BURST, NULL);
-		for (unsigned k = 0; k < n; k++)
-			burst[k]->arrive(burst[k]);
-		total += n;
+		if (i != reactor->index)
+			total += lane_drain(&reactors[i]->lanes[reactor->index]);
 	}
 	return total;
 }

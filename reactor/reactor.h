@@ -64,6 +64,7 @@ struct deferred {
 struct hop {
 	void (*arrive)(struct hop *hop); /* runs on the destination */
 	struct hop *next;
+	uint64_t sent_at; /* ticks: of the first of a burst, else 0 */
 };
 
 /* Kept by the owner with counter_add(), read by any thread with counter_read()
@@ -80,6 +81,9 @@ struct hop_lane {
 	struct hop *staged_first, **staged_last; /* not yet on the ring */
 	/* counters, as in struct reactor_stats; stalls: the ring was full */
 	uint64_t sent, stalls, bursts;
+	/* the receiver's counters, of the first of each burst: from the ring's one end to the other */
+	cache_aligned uint64_t arrivals;
+	uint64_t latency_ticks, latency_max_ticks;
 };
 
 struct reactor {

@@ -6,14 +6,15 @@
 #   --full            every crossing of the matrix, long soaks (an hour or more)
 #   -j N              tests at a time (default: the number of processors)
 #   --filter T[:C]    only tests whose name contains T; of functional ones only cases that contain C
-#   --builds LIST     of release,asan,tsan,fuzz (default: the first three; --full: all); tsan runs the
-#                     unit tests of what threads share, fuzz each fuzzer for a minute (--full: ten)
+#   --builds LIST     of release,asan,tsan,fuzz (default: all); tsan runs the unit tests of what
+#                     threads share, fuzz each fuzzer for a minute (--full: ten)
 # The last line is "N passed, N failed[, N skipped]" over all builds; the exit status is 0 if none failed.
 set -eu
 . "$(dirname "$0")/lib.sh"
 
 fuzz_packages="clang libclang-rt-14-dev"
-test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind"
+test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind
+	qemu-system-x86 busybox-static dash e2fsprogs"
 full= jobs=$(nproc) filter= cases= builds=
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -32,7 +33,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ -n "$builds" ] || builds=release,asan,tsan${full:+,fuzz}
+[ -n "$builds" ] || builds=release,asan,tsan,fuzz
 case $filter in
 *:*) cases=${filter#*:} filter=${filter%%:*} ;;
 esac

@@ -92,6 +92,22 @@ static void get_info(struct rpc_call *call, const void *params)
 			    "uring_cmd", reactor_caps.uring_cmd));
 }
 
+static json_t *describe_ring(unsigned from, unsigned to)
+{
+	const struct hop_lane *lane = &reactors[from]->lanes[to];
+	uint64_t arrivals = counter_read(&lane->arrivals);
+	uint64_t average = arrivals ? counter_read(&lane->latency_ticks) / arrivals : 0;
+	return json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "from",
+			 reactors[from]->cpu, "to", reactors[to]->cpu, "entries",
+			 (int)REACTOR_HOP_ENTRIES, "depth",
+			 (json_int_t)reactor_ring_depth(from, to), "sent",
+			 (json_int_t)counter_read(&lane->sent), "bursts",
+			 (json_int_t)counter_read(&lane->bursts), "stalls",
+			 (json_int_t)counter_read(&lane->stalls), "latency_average_ns",
+			 (json_int_t)clock_ticks_to_ns(average), "latency_max_ns",
+			 (json_int_t)clock_ticks_to_ns(counter_read(&lane->latency_max_ticks)));
+}
+
 static void get_rings(struct rpc_call *call, const void *params)
 {
 	json_t *list = json_array();
@@ -99,15 +115,7 @@ static void get_rings(struct rpc_call *call, const void *params)
 		for (unsigned k = 0; k < reactor_count; k++) {
 			if (i == k)
 				continue;
-			const struct hop_lane *lane = &reactors[i]->lanes[k];
-			json_array_append_new(list, json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I}",
-							      "from", reactors[i]->cpu, "to",
-							      reactors[k]->cpu, "entries",
-							      (int)REACTOR_HOP_ENTRIES, "depth",
-							      (json_int_t)reactor_ring_depth(i, k),
-							      "sent", (json_int_t)lane->sent,
-							      "bursts", (json_int_t)lane->bursts,
-							      "stalls", (json_int_t)lane->stalls));
+			json_array_append_new(list, describe_ring(i, k));
 		}
 	}
 	rpc_reply(call, list);
@@ -164,9 +172,12 @@ static const struct rpc_method methods[] = {
 	 .handler = get_info,
 	 .result = "{version, pid, reactors, connections, numa_nodes, io_uring: {…}}"},
 	{.name = "framework_get_rings",
-	 .help = "The I/O rings between each pair of reactors.",
+	 .help = "The I/O rings between each pair of reactors: how full they are, what went "
+		 "through them, "
+		 "how often one was full, and how long the first of a burst was on its way.",
 	 .handler = get_rings,
-	 .result = "[{from, to, entries, depth, sent, bursts, stalls}]"},
+	 .result = "[{from, to, entries, depth, sent, bursts, stalls, latency_average_ns, "
+		   "latency_max_ns}]"},
 	{.name = "log_set_level",
 	 .help = "Sets what is logged.",
 	 .params = level_params,

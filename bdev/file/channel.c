@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * channel: a file on one core: registers its descriptors and this core's I/O buffers with the ring,
- * takes requests in, holds them while a resize needs the file to itself, and ends them. Runs on the
- * channel's core; allocates nothing, logs nothing.
+ * takes requests in, holds them while a resize needs the file to itself or too many are under way
+ * at a remote file, and ends them. Runs on the channel's core; allocates nothing, logs nothing.
  */
 #include <errno.h>
 
@@ -62,6 +62,8 @@ int file_channel_open(struct bdev_channel *ch)
 	fc->size = MIN_OF((uint64_t)atomic_load(&file->bdev.size_bytes), limit);
 	fc->direct_end = atomic_load(&file->direct_end);
 	fc->paused = limit != UINT64_MAX;
+	fc->inflight_max = file->remote ? FILE_REMOTE_INFLIGHT_MAX : UINT32_MAX;
+	fc->async = file->remote ? IOSQE_ASYNC : 0;
 	TAILQ_INIT(&fc->held);
 	TAILQ_INIT(&fc->syncing.running);
 	TAILQ_INIT(&fc->syncing.waiting);
@@ -94,6 +96,13 @@ void file_channel_close(struct bdev_channel *ch)
 	file_mapping_fini(fc);
 }
 
+static bool may_begin(const struct file_channel *fc)
+{
+	return likely(fc->inflight < fc->inflight_max && !fc->paused);
+}
+
+static void begin_held(struct file_channel *fc);
+
 void file_complete(struct file_io *fio, int status)
 {
 	struct file_channel *fc = file_channel(fio->io->ch);
@@ -110,6 +119,8 @@ void file_complete(struct file_io *fio, int status)
 			file_drained(file_of(fio->io->ch->bdev));
 		}
 	}
+	if (unlikely(!TAILQ_EMPTY(&fc->held)))
+		begin_held(fc);
 	bdev_io_complete(fio->io, status);
 }
 
@@ -163,6 +174,26 @@ static void begin(struct file_channel *fc, struct file_io *fio)
 	}
 }
 
+/* Not empty. As many as may; those that end at once make room here for more. */
+static void begin_held(struct file_channel *fc)
+{
+	if (fc->resuming)
+		return;
+	bool more = true;
+	fc->resuming = true;
+	while (more && may_begin(fc)) {
+		struct file_io *fio = TAILQ_FIRST(&fc->held);
+		TAILQ_REMOVE(&fc->held, fio, link);
+		/* the channel may go with the last of them, which must not be looked at then */
+		more = !TAILQ_EMPTY(&fc->held);
+		if (!more)
+			fc->resuming = false;
+		begin(fc, fio);
+	}
+	if (more)
+		fc->resuming = false;
+}
+
 void file_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 {
 	struct file_channel *fc = file_channel(ch);
@@ -176,7 +207,7 @@ void file_submit(struct bdev_channel *ch, struct bdev_io **ios, unsigned n)
 		fio->progress = 0;
 		fio->tries = 0;
 		fio->aborted = false;
-		if (unlikely(fc->paused)) {
+		if (unlikely(!may_begin(fc))) {
 			fio->stage = FILE_HELD;
 			TAILQ_INSERT_TAIL(&fc->held, fio, link);
 		} else {
@@ -193,14 +224,8 @@ void file_channel_resume(struct bdev_channel *ch)
 	fc->direct_end = atomic_load(&file->direct_end);
 	fc->paused = false;
 	file_forget_maps(fc, file);
-	bool more = !TAILQ_EMPTY(&fc->held);
-	while (more) {
-		struct file_io *fio = TAILQ_FIRST(&fc->held);
-		TAILQ_REMOVE(&fc->held, fio, link);
-		/* asked before: the channel may go with the last of them */
-		more = !TAILQ_EMPTY(&fc->held);
-		begin(fc, fio);
-	}
+	if (!TAILQ_EMPTY(&fc->held))
+		begin_held(fc);
 }
 
 void file_abort(struct bdev_channel *ch, struct bdev_io *io)

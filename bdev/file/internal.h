@@ -5,7 +5,9 @@
  * `struct file_io` belong to the channel's core.
  *
  * A file in memory (tmpfs, ramfs) is served by system calls inside submit() (inline.c), but for
- * large zeroings; everything else goes through the core's io_uring (io.c, sync.c, zero.c).
+ * large zeroings; everything else goes through the core's io_uring (io.c, sync.c, zero.c). A remote
+ * file's operations are left to io_uring's worker threads: handing them over may wait for the other
+ * side as well, and the reactor must not.
  */
 #ifndef POLLUX_BDEV_FILE_INTERNAL_H
 #define POLLUX_BDEV_FILE_INTERNAL_H
@@ -21,6 +23,8 @@ enum {
 	FILE_REGION_PIECE_BYTES = 1 << 30, /* the most io_uring registers as one buffer */
 	FILE_REGION_PIECES_MAX = URING_BUFFER_SLOTS,
 	FILE_RETRIES_MAX = 100, /* of -EAGAIN and -EINTR, one request */
+	/* requests of a remote file that a core begins: each may keep one of URING_WORKERS */
+	FILE_REMOTE_INFLIGHT_MAX = 32,
 	FILE_WHY_BYTES = 512,
 	/* the map of what is allocated is made, kept and invalidated in windows */
 	FILE_WINDOWS = 64, /* kept of a file; those of a larger one share their places */
@@ -74,6 +78,7 @@ struct file {
 	int fd;	       /* buffered; holds the lock, or the block device's exclusive claim */
 	int direct_fd; /* O_DIRECT, or -1 */
 	bool memory;   /* tmpfs, ramfs: system calls inside submit() */
+	bool remote;   /* FUSE, NFS, …: another process or machine answers, or does not */
 	bool block_device;
 	bool read_only;
 	bool zero_range_slow;	 /* block device that is zeroed by writing */
@@ -108,7 +113,7 @@ struct file_region {
 
 /* Where a request is; what abort() has to do depends on it. */
 enum file_stage {
-	FILE_HELD,	   /* waits in held for the end of a resize */
+	FILE_HELD,	   /* waits in held for the end of a resize, or for others to end */
 	FILE_RING,	   /* its own operations are in the ring */
 	FILE_SYNC_WAITING, /* for the next fdatasync */
 	FILE_SYNC_RUNNING, /* for the one in the ring */
@@ -171,9 +176,12 @@ struct file_channel {
 	uint64_t size; /* bytes; nothing beyond it is touched */
 	uint64_t direct_end;
 	uint32_t inflight; /* without those held */
+	uint32_t inflight_max;
+	unsigned async;	   /* IOSQE_ASYNC for a remote file: of each operation that could wait */
 	bool paused;	   /* a resize waits for `inflight` to fall to 0, everything new is held */
 	bool draining;	   /* and has not been told yet */
 	bool cancelling;   /* the channel is being drained: what writes zeroes for long stops */
+	bool resuming;	   /* begin_held() is on the stack */
 	struct file_io_list held;
 	struct file_sync syncing;
 	struct file_mapping mapping;

@@ -79,7 +79,7 @@ static void rw_issue(struct file_io *fio, unsigned sqe_flags)
 	if (write && io->flags & BDEV_FUA)
 		sqe->rw_flags = RWF_DSYNC;
 	file_set_target(sqe, target);
-	sqe->flags |= sqe_flags;
+	sqe->flags |= sqe_flags | fc->async;
 	fio->op.done = rw_done;
 	uring_set_op(sqe, &fio->op);
 }

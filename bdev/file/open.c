@@ -180,6 +180,17 @@ static int find_file_system(struct opening *o)
 				       : refuse(o, -EOPNOTSUPP,
 						"lies on hugetlbfs, which takes no writes: open it "
 						"read-only");
+	case AFS_SUPER_MAGIC:
+	case CEPH_SUPER_MAGIC:
+	case CIFS_SUPER_MAGIC:
+	case CODA_SUPER_MAGIC:
+	case FUSE_SUPER_MAGIC:
+	case NFS_SUPER_MAGIC:
+	case SMB_SUPER_MAGIC:
+	case SMB2_SUPER_MAGIC:
+	case V9FS_MAGIC:
+		file->remote = true;
+		return 0;
 	default:
 		return 0;
 	}

@@ -102,7 +102,7 @@ static void piece_issue(struct file_piece *piece, unsigned sqe_flags)
 	bool body = piece->offset < file_boundary(fc, io);
 	io_uring_prep_write(sqe, -1, file_zeroes, piece->length, piece->offset);
 	file_set_target(sqe, body ? &fc->body : &fc->tail);
-	sqe->flags |= sqe_flags;
+	sqe->flags |= sqe_flags | fc->async;
 	piece->op.done = piece_done;
 	uring_set_op(sqe, &piece->op);
 }

@@ -93,6 +93,11 @@ static uint32_t check_command(const struct nbd_command_request *request,
 	return NBD_SUCCESS;
 }
 
+uint32_t nbd_request_past_end(const struct nbd_command_request *request)
+{
+	return rules[request->type].past_end;
+}
+
 /* Whether the length may be dealt with in one request. The range is known to lie in the export. */
 static uint32_t check_amount(const struct nbd_command_request *request,
 			     const struct nbd_limits *limits, const char **message)
@@ -121,7 +126,7 @@ static uint32_t check_range(const struct nbd_command_request *request,
 	if (!request->length)
 		return refuse(message, NBD_EINVAL, "the length is zero");
 	if (request->offset > limits->size || request->length > limits->size - request->offset)
-		return refuse(message, rules[request->type].past_end,
+		return refuse(message, nbd_request_past_end(request),
 			      "the range exceeds the export");
 	if ((request->offset | request->length) & limits->block_mask)
 		return refuse(message, NBD_EINVAL,

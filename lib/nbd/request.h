@@ -96,6 +96,9 @@ static inline bool nbd_request_is_plain(const struct nbd_command_request *reques
 	       !((request->offset | request->length) & limits->block_mask);
 }
 
+/* The error for a range beyond the end, of a command that acts on one. Any thread. */
+uint32_t nbd_request_past_end(const struct nbd_command_request *request);
+
 /*
  * Whether the request may be carried out: 0 or the error to answer (enum nbd_error). Either way
  * request->payload bytes must be consumed; *fatal says that they can not be (a payload beyond what

@@ -36,6 +36,8 @@ int uring_init(struct uring *uring, const struct uring_caps *caps, unsigned sq_e
 	int error = io_uring_queue_init_params(sq_entries, &uring->ring, &params);
 	if (error)
 		return error;
+	unsigned workers[2] = {URING_WORKERS, 0}; /* 0: those for sockets and the like stay */
+	io_uring_register_iowq_max_workers(&uring->ring, workers);
 	if (caps->sparse_files)
 		init_files(uring);
 	if (caps->sparse_buffers &&

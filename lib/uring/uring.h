@@ -38,6 +38,12 @@ struct uring_caps {
 enum {
 	URING_FILE_SLOTS = 1024,    /* registered files a ring has room for */
 	URING_BUFFER_SLOTS = 16,    /* registered buffer regions a ring has room for */
+	/*
+	 * Kernel threads for a ring's operations on files that have to wait. The kernel's own limit
+	 * is four a processor, which a hung file system uses up at once: no other file would be
+	 * synced any more.
+	 */
+	URING_WORKERS = 256,
 };
 
 struct uring {

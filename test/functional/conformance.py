@@ -34,9 +34,10 @@ LISTENING = (UNIX, TCP)
 
 _base = None     # the directory of everything
 _pki = None
-_pool = {}       # row without mode -> Target
+_pool = {}       # (row without mode, further arguments) -> Target
 _cached = {}     # class -> Client
 _stopping = []   # stdio targets of cached clients
+_images = []     # files behind bdevs
 
 
 def base():
@@ -95,6 +96,16 @@ class StdioTarget(harness.Target):
         super().stop()
 
 
+def make_image(row, size):
+    """A sparse file for that row's backend; removed at the module's end."""
+    where = harness.disk_directory() if row.backend == DISK else harness.tmpfs_directory()
+    handle, path = tempfile.mkstemp(prefix="pollux-", dir=where)
+    os.truncate(handle, size)
+    os.close(handle)
+    _images.append(path)
+    return path
+
+
 def make_target(row, directory, extra=()):
     """A target for that row, not started: the default export and a small one called disk."""
     os.mkdir(directory)
@@ -102,11 +113,7 @@ def make_target(row, directory, extra=()):
     if row.backend in (MALLOC, NULL):
         spec = f"{row.backend}:{SIZE}"
     else:
-        where = harness.disk_directory() if row.backend == DISK else harness.tmpfs_directory()
-        handle, path = tempfile.mkstemp(prefix="pollux-", dir=where)
-        os.truncate(handle, SIZE)
-        os.close(handle)
-        spec = f"file:{path}"
+        spec = f"file:{make_image(row, SIZE)}"
     args = list(extra)
     if row.security == TLS and "--tls" not in args:
         args += ["--tls-certificates", pki().dir, "--tls", "on"]
@@ -117,16 +124,6 @@ def make_target(row, directory, extra=()):
     if row.transport == STDIO:
         return StdioTarget(directory, specs, pipes=row.security != TLS, **kind)
     return harness.Target(directory, specs, tcp=row.transport == TCP, **kind)
-
-
-def forget_image(target):
-    """Removes the file behind a target."""
-    for spec in target.specs:
-        if spec.startswith("file:"):
-            try:
-                os.unlink(spec[5:])
-            except FileNotFoundError:
-                pass
 
 
 def start_target(row, directory, extra=()):
@@ -141,21 +138,18 @@ def start_target(row, directory, extra=()):
         target.rpc("export_create", name="fixed", bdev=backing, read_only=True)
     except BaseException:
         target.kill()
-        forget_image(target)
         raise
     return target
 
 
-def pooled(row):
+def pooled(row, extra=()):
     """The target that all cases on such a row share."""
-    key = row._replace(mode="")
+    key = (row._replace(mode=""), extra)
     target = _pool.get(key)
     if target and not target.alive():
-        _pool.pop(key)
-        forget_image(target)
         target = None
     if not target:
-        target = start_target(row, os.path.join(base(), str(len(_pool)) + os.urandom(3).hex()))
+        target = start_target(row, os.path.join(base(), os.urandom(4).hex()), extra)
         _pool[key] = target
     return target
 
@@ -172,8 +166,9 @@ def tearDownModule():
         except AssertionError as error:
             errors.append(f"{error}\n{target.log()}")
             target.kill()
-        forget_image(target)
-    for state in (_pool, _cached, _stopping):
+    for path in _images:
+        os.unlink(path)
+    for state in (_pool, _cached, _stopping, _images):
         state.clear()
     if _base:
         shutil.rmtree(_base, ignore_errors=True)
@@ -200,10 +195,11 @@ def of_row(function, values):
 
 
 class Rules(harness.TargetTest):
-    """Cases for rows; `OPENS`: most of them open connections."""
+    """Cases for rows; `OPENS`: most of them open connections; `EXTRA`: arguments of the target."""
 
     row = None
     OPENS = False
+    EXTRA = ()
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
@@ -230,8 +226,6 @@ class Rules(harness.TargetTest):
             raise
         finally:
             super().tearDown()
-            for target in self.targets:
-                forget_image(target)
 
     # ---- connections ----
 
@@ -241,12 +235,12 @@ class Rules(harness.TargetTest):
             self.stdio_targets += 1
             where = (os.path.join(base(), os.urandom(4).hex()) if keep
                      else self.path(f"s{self.stdio_targets}"))
-            target = start_target(self.row, where)
+            target = start_target(self.row, where, self.EXTRA)
             (_stopping if keep else self.targets).append(target)
             client = rawnbd.Client(("open", target.ours), timeout)
             target.clients.append(client)  # which closes it before the target is to end
         else:
-            target = pooled(self.row)
+            target = pooled(self.row, self.EXTRA)
             client = rawnbd.Client(target.address, timeout)
         client.target = target
         if not keep:
@@ -305,6 +299,18 @@ class Rules(harness.TargetTest):
         self.addCleanup(client.close)
         return client
 
+    def add_bdev(self, target, size, name=None):
+        """A bdev more, of the row's backend: its name."""
+        name = name or "b" + os.urandom(4).hex()
+        if self.row.backend in (MALLOC, NULL):
+            return target.rpc(f"bdev_{self.row.backend}_create", name=name,
+                              num_blocks=size // 512, block_size=512)
+        return target.rpc("bdev_file_create", name=name, filename=make_image(self.row, size))
+
+    def add_export(self, target, bdev, **kw):
+        target.rpc("export_create", name=bdev, bdev=bdev, **kw)
+        return bdev
+
     # ---- what must hold ----
 
     def in_sync(self, client):
@@ -340,6 +346,12 @@ class Rules(harness.TargetTest):
         client, data = self.cleared(), random.Random(seed).randbytes(length)
         client.write(offset, data)
         return client, (data if self.keeps else bytes(length))
+
+    def holds(self, client, offset, data):
+        """That is what the export has there; zeroes where nothing is kept."""
+        found = client.read(offset, len(data))
+        self.assertTrue(found == (data if self.keeps else bytes(len(data))),
+                        f"{len(data)} bytes at {offset}")
 
     def answer(self, client, error, command, offset=0, length=0, flags=0, payload=b""):
         """The request is answered by that error (or one of them), in the form that its mode has."""

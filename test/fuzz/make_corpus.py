@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes the fuzz targets' first inputs for NBD to corpus/nbd_<target>/, one short session each.
+"""Writes the fuzz targets' first inputs for NBD to corpus/<target>/, one short session each.
 
 What it writes is committed; run it again after a change here. Beside them may lie inputs that a
 fuzzer once found.
@@ -132,9 +132,75 @@ def uris():
     yield "abstract", b"nbds+unix://a@/?socket=%00x&tls-psk-file=k;tls-username=u&tls-hostname=h"
 
 
+def step_request(kind, flags=0, offset=0, length=1, shifts=0x99, payload=False):
+    """A request of a range in units of 1 << shifts (length's in the high four bits)."""
+    return struct.pack(">BBBHHB", 0xC1 if payload else 0xC0, kind, flags, offset, length, shifts)
+
+
+def raw(data):
+    """Bytes as they are, in pieces."""
+    return b"".join(bytes([len(data[i:i + 100]) - 1]) + data[i:i + 100]
+                    for i in range(0, len(data), 100))
+
+
+SETTLE, PASS, READS, CLOSE, HALF, GIVE_BACK = b"\xff", b"\xc4", b"\xc7", b"\xcc", b"\xcb", b"\xcf"
+TICK, SECOND = b"\xc5\x00", b"\xc5\x0a"
+
+
+def connection():
+    """who and where, how far; steps: see the target"""
+    hello = struct.pack(">I", 3)
+    some = (step_request(1, length=8, payload=True) + step_request(0, length=16)
+            + step_request(6, 2, 64, 64) + step_request(4, 0, 32, 64) + step_request(3, length=0)
+            + step_request(5, length=8) + step_request(7, length=200))
+    huge = (step_request(1, 1, 3, 0x2FF1, 0x80, payload=True)
+            + step_request(0, length=0x300, shifts=0xC0))
+    yield "clear", b"\0\0" + raw(hello + option(LIST) + ask(INFO, b"") + ask(GO, b"")
+                                 + request(0, 1, payload=b"w" * 512) + request(0, 0)) + SETTLE
+    yield "export_name", b"\0\0" + raw(struct.pack(">I", 1) + option(1) + request(0, 0))
+    for mode in range(2, 8):
+        for export in range(3):
+            yield f"some{mode}{export}", bytes([0, mode + 8 * export]) + some + SETTLE
+    for mode in (2, 3, 4):
+        for core in (0, 8):
+            yield f"huge{mode}{core}", bytes([core, mode + 8]) + huge + SETTLE + step_request(2)
+        yield f"held{mode}", bytes([0x80, mode + 8 + 32]) + huge + some + PASS * 4 + CLOSE + SECOND
+        yield f"scarce{mode}", (bytes([0xA8, mode + 8]) + huge * 2 + b"\xd1\x04" + huge + READS
+                                + SETTLE + GIVE_BACK)
+        yield f"slots{mode}", bytes([0x40, mode + 8]) + some * 2 + GIVE_BACK + SETTLE
+        yield f"tls{mode}", bytes([5, mode + 8 * (mode - 1)]) + some + huge + b"\xd3\1\xd3\0"
+        yield f"pipes{mode}", bytes([0x10, mode]) + some + huge + HALF + SETTLE
+        yield f"late{mode}", bytes([0, mode + 8 + 32]) + some + huge + SECOND * 4 + b"\xc8\x03"
+        yield f"fails{mode}", bytes([0, mode + 8]) + b"\xc9\x03" + huge + SETTLE + some
+        yield f"drained{mode}", bytes([0, mode + 8 + 32]) + some + b"\xcd\0" + some + SECOND
+        yield f"killed{mode}", bytes([8, mode + 8]) + huge + b"\xcd\1" + SECOND
+        yield f"faults{mode}", (bytes([0, mode]) + some + b"\xd0\0" + some + b"\xd0\1" + huge
+                                + b"\xd0\2" + some)
+        yield f"short{mode}", bytes([1, mode]) + b"\xd4\1" + some + huge
+    yield "half_write", (b"\0\x0a" + step_request(1, length=0x100) + b"\xc2\x0f\xff" + SECOND
+                         + HALF)
+    stalled = step_request(1, length=0x1000) + b"\xc2\x01\xff"
+    yield "stalled", (b"\x20\x0a" + stalled + b"\xd1\x14" + stalled + b"\xd1\x1d" + stalled
+                      + b"\xc5\xff")
+    yield "required", b"\2\0" + raw(hello + option(LIST) + ask(GO, b"") + option(STARTTLS))
+    yield "garbage_tls", (b"\1\0" + raw(hello + option(STARTTLS) + b"GET / HTTP/1.1\r\n\r\n")
+                          + SETTLE)
+    yield "clear_in_tls", b"\5\2" + some + b"\xd2" + some
+    yield "handshake_time", b"\1\1" + raw(option(STARTTLS)) + b"\xc5\xff"
+    hellos = os.path.join(HERE, "tls")
+    for name in ("hello_psk", "hello_psk12", "hello_x509", "hello_x509_13"):
+        with open(os.path.join(hellos, name), "rb") as file:
+            yield "tls_" + name, b"\1\1" + raw(option(STARTTLS) + file.read()[2:]) + SETTLE
+    everything = option(77, b"x" * 99) + query(LIST_META, b"", ()) + option(STRUCTURED)
+    yield "options", b"\0\1" + raw(everything * 3) + b"\xc3\x07\x06\0\0\0\0\0\0" + SETTLE
+    payload = struct.pack(">QII", 8192, 0, 1)
+    yield "filter", b"\0\x05" + raw(request(2, 7, 32, 0, len(payload), payload)) + SETTLE
+
+
 def main():
-    targets = {"nbd_server": server, "nbd_request": requests, "nbd_client": client,
-               "nbd_reply": replies, "nbd_uri": uris}
+    targets = {"connection": connection,
+               "nbd_server": server, "nbd_request": requests,
+               "nbd_client": client, "nbd_reply": replies, "nbd_uri": uris}
     for target, inputs in targets.items():
         folder = os.path.join(HERE, target)
         os.makedirs(folder, exist_ok=True)

@@ -127,18 +127,28 @@ static never_inline void begin_large_read(struct connection *conn, struct reques
 	command_continue_read(conn);
 }
 
+/* There is no buffer for it. False: it has to wait. */
+static bool fail_if_stuck(struct connection *conn, struct request *request)
+{
+	if (!conn->stuck)
+		return false;
+	request->status = -EIO;
+	transmit_reply(conn, request);
+	return true;
+}
+
 /* False: it has to wait for a buffer. */
 static never_inline bool begin_buffered_read(struct connection *conn, struct request *request)
 {
 	bool whole = request->flags & NBD_CMD_FLAG_DF;
 	if (over_share(conn, request->length))
-		return false;
+		return fail_if_stuck(conn, request);
 	if (likely(give_destination(conn, request, request->length))) {
 		submit_simple(request, BDEV_READ, conn->read_flags);
 		return true;
 	}
 	if (request->length <= (whole ? DF_SURE_BYTES : BUFFER_MIN_BYTES))
-		return false;
+		return fail_if_stuck(conn, request);
 	/* what is free may be in small pieces for long: it need not wait for a big one */
 	if (!whole) {
 		begin_large_read(conn, request);
@@ -208,7 +218,7 @@ static never_inline bool refuse(struct connection *conn, const struct nbd_comman
 	}
 	if (!error && command_is_cut(conn, wire->offset, wire->length) &&
 	    !(wire->type == NBD_CMD_BLOCK_STATUS && wire->payload)) {
-		error = wire->type == NBD_CMD_WRITE ? NBD_ENOSPC : NBD_EINVAL;
+		error = nbd_request_past_end(wire);
 		message = COMMAND_CUT_MESSAGE;
 	}
 	if (!error)
@@ -442,6 +452,12 @@ void command_continue_read(struct connection *conn)
 		while (submit_part(conn, read))
 			;
 		if (!emit_parts(conn, read)) {
+			if (unlikely(conn->stuck && conn->blocked && !read->parts)) {
+				connection_time_out(conn, read);
+				if (conn->big == read)
+					break; /* the connection ends */
+				continue;
+			}
 			if (read->parts == READ_PARTS_AHEAD || read->at == read->length ||
 			    conn->blocked || read->parts)
 				break;
@@ -559,7 +575,21 @@ void command_filled(struct connection *conn)
 	request_submit(part);
 }
 
-/* Begins a part: its slot and its buffer. False: it has to wait. */
+/* There is no buffer for the rest of a WRITE. False: it has to wait. */
+static bool drop_rest_if_stuck(struct connection *conn, struct request *write)
+{
+	if (!conn->stuck)
+		return false;
+	write->status = -EIO;
+	conn->skip = write->length - write->at;
+	write->at = write->length;
+	conn->writing = NULL;
+	if (!write->parts)
+		write_over(conn, write);
+	return true;
+}
+
+/* Begins a part: its slot and its buffer. False: it has to wait, or conn->writing is no more. */
 static bool begin_part(struct connection *conn, size_t here)
 {
 	struct nbd_core *core = conn->core;
@@ -592,7 +622,8 @@ static bool begin_part(struct connection *conn, size_t here)
 	if (!part->buffer) {
 		if (part != write)
 			request_put(&core->requests, part);
-		connection_block(conn);
+		if (!drop_rest_if_stuck(conn, write))
+			connection_block(conn);
 		return false;
 	}
 	core->filling_bytes += reserved;
@@ -638,4 +669,13 @@ void command_drop_payload(struct connection *conn)
 	if (!write->parts)
 		write_over(conn, write);
 	nbd_core_freed(conn->core);
+}
+
+void command_fail_waiting(struct connection *conn)
+{
+	if (conn->blocked)
+		connection_resume(conn);
+	/* those were the READs that had been begun; what came behind them is the next to be read */
+	if (conn->blocked && !conn->big)
+		connection_resume(conn);
 }

@@ -304,9 +304,7 @@ static bool is_lingering_too_long(const struct connection *conn, uint64_t now)
 	       now - conn->send_started > stall_ticks();
 }
 
-/* The driver has not ended the request in time, nor when asked to: its client learns that it
- * failed. */
-static void answer_instead(struct connection *conn, struct request *request)
+void connection_time_out(struct connection *conn, struct request *request)
 {
 	struct request *whole = request->parent ? request->parent : request;
 	struct nbd_command_request wire = {
@@ -337,8 +335,10 @@ static void time_out_requests(struct nbd_core *core)
 		uint64_t limit = conn->export->io_timeout_ms * 1000;
 		if (!limit || core->reactor->now - request->submitted <= clock_us_to_ticks(limit))
 			continue;
-		if (request->aborted)
-			answer_instead(conn, request);
+		if (request->aborted) {
+			conn->stuck = true;
+			connection_time_out(conn, request);
+		}
 		request->aborted = true;
 		request_abort(request);
 	}
@@ -347,6 +347,8 @@ static void time_out_requests(struct nbd_core *core)
 void connection_watch_all(struct nbd_core *core)
 {
 	struct connection *conn, *next;
+	TAILQ_FOREACH (conn, &core->connections, link)
+		conn->stuck = false;
 	time_out_requests(core);
 	bool waited_for = !TAILQ_EMPTY(&core->blocked);
 	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
@@ -355,5 +357,7 @@ void connection_watch_all(struct nbd_core *core)
 			connection_kill(conn, "it stands still while others wait for its memory");
 		else if (is_lingering_too_long(conn, core->reactor->now))
 			connection_kill(conn, "it does not take its last replies");
+		else if (unlikely(conn->stuck))
+			command_fail_waiting(conn);
 	}
 }

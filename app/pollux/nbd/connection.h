@@ -61,6 +61,7 @@ struct connection {
 	bool receiving;	  /* the receive operation is in flight */
 	bool blocked;	  /* in core->blocked */
 	bool starved;	  /* out of credits: goes on when replies have been sent */
+	bool stuck;	  /* the bdev still has requests that were timed out: see below */
 	bool sync_writes; /* payload may be written straight from the receive buffer */
 	bool lends;
 	uint8_t read_flags;  /* enum bdev_io_flags, of each READ */
@@ -155,6 +156,8 @@ void connection_credit(struct connection *conn, unsigned count);
 /* Takes up again what it could not do: bytes kept back, parts of a large READ, receiving. */
 void connection_resume(struct connection *conn);
 void connection_free_batches(struct nbd_core *core);
+/* The request has taken too long: its client learns that it failed, what comes of it is dropped. */
+void connection_time_out(struct connection *conn, struct request *request);
 /* For nbd_core: stalled clients, time-outs. */
 void connection_watch_all(struct nbd_core *core);
 
@@ -197,6 +200,11 @@ void command_continue_read(struct connection *conn);
  * own time, and the next large READ need not wait for them.
  */
 void command_leave_read(struct connection *conn);
+/*
+ * What the bdev does not end keeps its buffers. While there is such a request of this connection
+ * (conn->stuck), one that would have to wait for a buffer fails instead: it might wait for ever.
+ */
+void command_fail_waiting(struct connection *conn);
 /* The payload will not come any more: lets go of what waits for it. */
 void command_drop_payload(struct connection *conn);
 /* Whether the range ends beyond the bdev's: it has shrunk since this client was told its size. */

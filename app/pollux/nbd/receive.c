@@ -77,7 +77,7 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 			if (!left)
 				break;
 			size_t n = command_payload(conn, bytes + taken, left);
-			if (!n)
+			if (!n && conn->writing)
 				break;
 			taken += n;
 			continue;
@@ -187,7 +187,7 @@ void receive_resume(struct connection *conn)
 		conn->spill = NULL;
 	} else if (conn->head_have) {
 		/* a whole header may wait without any byte behind it */
-		take(conn, NULL, 0);
+		take(conn, conn->head, 0);
 	}
 	go_on(conn);
 }

@@ -125,6 +125,30 @@ static void requests_in_flight_end_first(void **state)
 	assert_done(&late, 0);
 }
 
+/* What waits for its turn at a remote file waits for the resize too. */
+static void held_for_two_reasons(void **state)
+{
+	struct request r[3];
+	file_channel(channels[0])->inflight_max = 1;
+	for (unsigned i = 0; i < 2; i++)
+		request_submit_buffer(&r[i], channels[0], BDEV_READ, 0, i * PAGE, memory, PAGE);
+	resize(16 * PAGE);
+	world_run();
+	request_submit_buffer(&r[2], channels[0], BDEV_READ, 0, 5 * PAGE, memory, PAGE);
+	assert_int_equal(fake_count, 1);
+	fake_complete(0, PAGE);
+	assert_done(&r[0], 0);
+	assert_int_equal(fake_count, 1);
+	world_run();
+	assert_resized(0, 16 * PAGE);
+	for (unsigned i = 1; i < 3; i++) {
+		assert_int_equal(fake_count, i + 1);
+		assert_pending(&r[i]);
+		fake_complete(i, PAGE);
+		assert_done(&r[i], 0);
+	}
+}
+
 static void write_beyond_a_smaller_size_is_refused(void **state)
 {
 	struct request first, late, zero;
@@ -299,6 +323,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(idle_file_is_resized),
 		TEST(requests_in_flight_end_first),
+		TEST(held_for_two_reasons),
 		TEST(write_beyond_a_smaller_size_is_refused),
 		TEST(old_end_is_written_buffered),
 		TEST(held_request_can_be_aborted),

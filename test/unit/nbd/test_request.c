@@ -227,6 +227,25 @@ static void test_range(void **state)
 }
 
 /* The end of the export is the end, however large it is. */
+/* For who finds out by himself that the export has become shorter. */
+static void test_past_end(void **state)
+{
+	static const struct {
+		uint16_t type;
+		uint32_t error;
+	} wanted[] = {
+		{NBD_CMD_READ, NBD_EINVAL},	    {NBD_CMD_WRITE, NBD_ENOSPC},
+		{NBD_CMD_TRIM, NBD_EINVAL},	    {NBD_CMD_CACHE, NBD_EINVAL},
+		{NBD_CMD_WRITE_ZEROES, NBD_ENOSPC}, {NBD_CMD_BLOCK_STATUS, NBD_EINVAL},
+	};
+
+	for (unsigned i = 0; i < COUNT_OF(wanted); i++) {
+		struct nbd_command_request request = {.type = wanted[i].type};
+
+		assert_int_equal(nbd_request_past_end(&request), wanted[i].error);
+	}
+}
+
 static void test_range_of_the_largest(void **state)
 {
 	struct nbd_limits limits = limits_of(NBD_MODE_EXTENDED);
@@ -437,6 +456,7 @@ int main(void)
 		cmocka_unit_test(test_commands_and_flags),
 		cmocka_unit_test(test_not_offered),
 		cmocka_unit_test(test_range),
+		cmocka_unit_test(test_past_end),
 		cmocka_unit_test(test_range_of_the_largest),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_flush),

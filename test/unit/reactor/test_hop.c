@@ -172,6 +172,10 @@ static void test_a_pass_sends_in_bursts(void **state)
 	wait_for_count(&flood_arrived, 10 * REACTOR_HOP_BURST + 1);
 	assert_int_equal(counter_read(&lane->bursts) - bursts, 11);
 	assert_int_equal(counter_read(&lane->sent) - sent, 10 * REACTOR_HOP_BURST + 1);
+	/* each burst is measured once */
+	assert_int_equal(counter_read(&lane->arrivals), counter_read(&lane->bursts));
+	assert_true(counter_read(&lane->latency_ticks) >= counter_read(&lane->latency_max_ticks));
+	assert_true(counter_read(&lane->latency_max_ticks) > 0);
 }
 
 /* ---- A full ring ---- */
