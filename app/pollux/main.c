@@ -27,6 +27,7 @@
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
 #include "bdev/null/null.h"
+#include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/size.h"
 #include "reactor/control.h"
@@ -36,6 +37,7 @@ enum {
 	BUFFERS_MIN_BYTES = 4 << 20,
 	RPC_TABLES_MAX = 32,
 	DESCRIPTORS_MIN = 64,
+	ONE_SIGNAL_US = 100000,
 };
 
 static struct options options;
@@ -48,17 +50,24 @@ static bool tls_begun;
 
 static struct control_watch signals;
 
+/*
+ * A second signal means "now". Two at once are one: timeout(1), and others, send it to the process
+ * and then to its group.
+ */
 static void signal_ready(struct control_watch *watch, uint32_t events)
 {
-	static unsigned seen;
+	static uint64_t first;
 	struct signalfd_siginfo info;
 	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	int number = info.ssi_signo;
-	if (seen++) {
+	if (first) {
+		if (clock_ticks() - first < clock_us_to_ticks(ONE_SIGNAL_US))
+			return;
 		log_warning("pollux", "second signal: ending at once");
 		_exit(128 + number);
 	}
+	first = clock_ticks();
 	log_notice("pollux", "SIG%s: finishing what is in flight", sigabbrev_np(number));
 	shutdown_begin(options.shutdown_timeout_ms);
 }

@@ -45,8 +45,8 @@ static int parse_switch(const struct spec *spec, const char *key, const char *va
 {
 	*on = !strcmp(value, "on");
 	if (!*on && strcmp(value, "off"))
-		return refuse(why, why_bytes, "'%s': %s is on or off, not '%s'", spec->text, key,
-			      value);
+		return refuse(why, why_bytes, "'%s': %s is on%s or off, not '%s'", spec->text, key,
+			      !strcmp(key, "direct") ? ", auto" : "", value);
 	return 0;
 }
 

@@ -273,6 +273,18 @@ class Life(TargetTest):
         time.sleep(0.1)
         self.assert_serves(target)
 
+    def test_two_signals_at_once_are_one(self):
+        """As timeout(1) sends it: to the process, and then to its group."""
+        for _ in range(5):
+            target = self.start("malloc:1M")
+            for _ in range(20):
+                target.signal(signal.SIGTERM)
+                time.sleep(0.001)
+                if not target.alive():
+                    break
+            self.assertEqual(target.wait(), 0)
+            self.assertNotIn("second signal", target.log())
+
     def test_second_signal_ends_at_once(self):
         """While the first one waits for a request that is slow, the second does not."""
         target = self.start()

@@ -307,10 +307,20 @@ class Crowds(harness.TargetTest):
         self.assert_serves(target)
 
     def test_200_at_once(self):
+        self.at_once(200)
+
+    def test_1000_at_once(self):
+        self.at_once(1000)
+
+    def at_once(self, count):
         """The listen backlog holds a crowd: nobody is refused."""
+        import resource
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         target = self.start("malloc:4M", tcp=True)
         socks = []
-        for _ in range(200):
+        for _ in range(count):
             sock = socket.socket()
             self.addCleanup(sock.close)
             sock.setblocking(False)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-A file on a hung file system: requests end by the export's time-out, and nothing else is held up.
+A file on a hung file system: requests end by the export's time-out, and nothing else is held up. And
+one that reports an error of fsync, which must not be forgotten.
 
 The file lies on a FUSE mount (nbdfuse) of another target's disk, whose requests an error layer keeps
 for as long as the test wants.
@@ -16,7 +17,7 @@ import time
 import harness
 import rawnbd
 from harness import KIB, MIB, need_program
-from rawnbd import CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, EIO
+from rawnbd import CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, EIO
 
 IO_TIMEOUT_MS = 300
 BOUNDED_SECONDS = 10
@@ -216,6 +217,46 @@ class Hung(HungTest):
             self.target.checked = True
             self.target.check_log()
             self.assertIn("a device does not answer", self.target.log())
+
+
+class Failing(HungTest):
+    def test_sync_error_is_not_forgotten(self):
+        """
+        The file system says once that it could not make data durable. Each FLUSH and FUA fails from
+        then on, of other clients and cores too, until the bdev is made anew.
+        """
+        with self.target.connect("f") as client, self.target.connect("f") as other:
+            client.write(0, b"l" * 4096)
+            client.flush()
+            self.below.rpc("bdev_error_inject_error", name="EE_m", io_type="flush",
+                           error_type="failure", num=1)
+            client.write(0, b"m" * 4096)
+            self.assertEqual(client.call(CMD_FLUSH)[0], EIO)
+            for who in (client, other):
+                self.assertEqual(who.call(CMD_FLUSH)[0], EIO)
+                self.assertEqual(who.call(CMD_WRITE, 8192, 4096, flags=CMD_FLAG_FUA,
+                                          payload=bytes(4096))[0], EIO)
+                self.assertEqual(who.read(0, 4096), b"m" * 4096)
+                who.write(0, b"m" * 4096)
+        with self.target.connect("f") as late:
+            self.assertEqual(late.call(CMD_FLUSH)[0], EIO)
+        self.assertIn("could not be made durable", self.target.log())
+        told = self.target.rpc("bdev_get_bdevs", name="f")[0]["driver_specific"]["file"]
+        self.assertTrue(told["sync_error"])
+        self.assertEqual(self.target.rpc("bdev_get_iostat", name="f")["bdevs"][0]
+                         ["durability"]["errors"], 1)
+        self.wait_idle(self.target)
+        self.target.rpc("export_delete", name="f")
+        self.target.rpc("bdev_file_delete", name="f")
+        self.target.rpc("bdev_file_create", name="f", filename=os.path.join(self.point, "nbd"))
+        self.target.rpc("export_create", name="f", bdev="f")
+        with self.target.connect("f") as client:
+            client.write(0, b"n" * 4096, flags=CMD_FLAG_FUA)
+            client.flush()
+
+
+class FailingApart(Failing):
+    ARRANGEMENT = harness.APART
 
 
 class HungApart(Hung):
