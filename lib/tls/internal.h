@@ -44,8 +44,12 @@ struct tls_credentials {
 
 enum { TLS_REASON_BYTES = 384 };
 
+struct tls_gcm;
+struct tls_records;
+
 struct tls_session {
 	gnutls_session_t tls;
+	struct tls_records *records; /* from TLS_OPEN on; NULL: GnuTLS makes all records itself */
 	struct tls_credentials *credentials;
 	enum tls_state state;
 	bool peer_closed; /* its close_notify is in */
@@ -68,6 +72,19 @@ struct tls_session {
 	char peer[TLS_NAME_BYTES];
 	char reason[TLS_REASON_BYTES];
 };
+
+/* ---- transport.c ---- */
+
+void tls_transport_set(struct tls_session *session);
+/* Every call begins with it: these are its buffers, and what was kept goes out first. */
+void tls_enter(struct tls_session *session, struct tls_input *in, struct tls_output *out);
+/* And ends with it. Returns `result`. */
+int tls_leave(struct tls_session *session, int result);
+
+/* ---- session.c ---- */
+
+/* For tests: records by this way of AES-GCM, or by GnuTLS (NULL), from now on. Not in the midst. */
+void tls_session_use(struct tls_session *session, const struct tls_gcm *way);
 
 /* ---- credentials.c ---- */
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * session: GnuTLS between the caller's buffers. GnuTLS pulls from the input of the call under way
- * and pushes into its output; what finds no room there goes to the spill, so that GnuTLS never has
- * to wait in the middle of a record, an alert or a flight. One thread at a time, any.
+ * session: GnuTLS between the caller's buffers. Once the session is open, records.h takes the data,
+ * if it can, and GnuTLS has its turns with the rest. One thread at a time, any.
  */
 #include "lib/tls/session.h"
 
@@ -13,6 +12,7 @@
 
 #include "lib/base/compiler.h"
 #include "lib/tls/internal.h"
+#include "lib/tls/records.h"
 
 enum {
 	/* A record for what is left of the output pays only if it is not tiny. */
@@ -27,90 +27,6 @@ const char *const tls_state_names[] = {
 	[TLS_CLOSING] = "closing",
 	[TLS_FAILED] = "failed",
 };
-
-/* ---- GnuTLS's transport ---- */
-
-static ssize_t pull(gnutls_transport_ptr_t arg, void *at, size_t count)
-{
-	struct tls_session *session = arg;
-	struct tls_input *in = session->in;
-	if (!in || !in->count) {
-		gnutls_transport_set_errno(session->tls, EAGAIN);
-		return -1;
-	}
-	count = MIN_OF(count, in->count);
-	memcpy(at, in->bytes, count);
-	for (size_t i = 0; unlikely(session->first_count < sizeof(session->first)) && i < count;
-	     i++)
-		session->first[session->first_count++] = in->bytes[i];
-	in->bytes += count;
-	in->count -= count;
-	return count;
-}
-
-static int keep(struct tls_session *session, const void *bytes, size_t count)
-{
-	size_t needed = session->spill_bytes + count;
-	if (needed > session->spill_room) {
-		uint8_t *bigger = realloc(session->spill, needed);
-		if (!bigger)
-			return -ENOMEM;
-		session->spill = bigger;
-		session->spill_room = needed;
-	}
-	memcpy(session->spill + session->spill_bytes, bytes, count);
-	session->spill_bytes += count;
-	return 0;
-}
-
-static ssize_t push(gnutls_transport_ptr_t arg, const giovec_t *iov, int count)
-{
-	struct tls_session *session = arg;
-	struct tls_output *out = session->out;
-	size_t total = 0;
-	for (int i = 0; i < count; i++) {
-		const uint8_t *bytes = iov[i].iov_base;
-		size_t left = iov[i].iov_len;
-		total += left;
-		if (likely(out && !session->spill_bytes)) {
-			size_t n = MIN_OF(left, out->room - out->used);
-			memcpy(out->bytes + out->used, bytes, n);
-			out->used += n;
-			bytes += n;
-			left -= n;
-		}
-		if (unlikely(left) && keep(session, bytes, left) < 0) {
-			gnutls_transport_set_errno(session->tls, ENOMEM);
-			return -1;
-		}
-	}
-	return total;
-}
-
-/* Every call begins here: what was kept goes out first. */
-static void enter(struct tls_session *session, struct tls_input *in, struct tls_output *out)
-{
-	session->in = in;
-	session->out = out;
-	if (likely(!session->spill_bytes) || !out)
-		return;
-	size_t n = MIN_OF(session->spill_bytes - session->spill_at, out->room - out->used);
-	memcpy(out->bytes + out->used, session->spill + session->spill_at, n);
-	out->used += n;
-	session->spill_at += n;
-	if (session->spill_at < session->spill_bytes)
-		return;
-	free(session->spill);
-	session->spill = NULL;
-	session->spill_at = session->spill_bytes = session->spill_room = 0;
-}
-
-static int leave(struct tls_session *session, int result)
-{
-	session->in = NULL;
-	session->out = NULL;
-	return result;
-}
 
 /* ---- Life ---- */
 
@@ -143,9 +59,7 @@ static int set_up(struct tls_session *session, const char *server_name)
 	if (code < 0)
 		return code;
 	gnutls_session_set_ptr(session->tls, session);
-	gnutls_transport_set_ptr(session->tls, session);
-	gnutls_transport_set_pull_function(session->tls, pull);
-	gnutls_transport_set_vec_push_function(session->tls, push);
+	tls_transport_set(session);
 	code = gnutls_priority_set(session->tls, credentials->priority);
 	if (code < 0)
 		return code;
@@ -197,6 +111,7 @@ void tls_session_destroy(struct tls_session *session)
 {
 	if (!session)
 		return;
+	tls_records_free(session->records);
 	if (session->tls)
 		gnutls_deinit(session->tls);
 	tls_credentials_put(session->credentials);
@@ -220,6 +135,7 @@ static int fail(struct tls_session *session, int code)
 	if (code == GNUTLS_E_CERTIFICATE_ERROR && session->verify_alert)
 		alert = session->verify_alert;
 	session->error = tls_failure_explain(session, code);
+	tls_records_lend(session->records);
 	if (deserves_alert(code))
 		gnutls_alert_send(session->tls, level, alert);
 	session->state = TLS_FAILED;
@@ -241,7 +157,7 @@ int tls_session_handshake(struct tls_session *session, struct tls_input *in, str
 		return session->error;
 	if (session->state != TLS_HANDSHAKE)
 		return 0;
-	enter(session, in, out);
+	tls_enter(session, in, out);
 	unsigned idle = 0;
 	for (;;) {
 		size_t before = in ? in->count : 0;
@@ -249,18 +165,120 @@ int tls_session_handshake(struct tls_session *session, struct tls_input *in, str
 		if (code == GNUTLS_E_SUCCESS)
 			break;
 		if (gnutls_error_is_fatal(code))
-			return leave(session, fail(session, code));
+			return tls_leave(session, fail(session, code));
 		if (!in || !in->count)
-			return leave(session, -EAGAIN);
+			return tls_leave(session, -EAGAIN);
 		if (!may_retry(session, before, &idle))
-			return leave(session, fail(session, GNUTLS_E_INTERNAL_ERROR));
+			return tls_leave(session, fail(session, GNUTLS_E_INTERNAL_ERROR));
 	}
 	session->state = TLS_OPEN;
 	session->record_overhead = gnutls_record_overhead_size(session->tls);
-	return leave(session, 0);
+	session->records = tls_records_create(session->tls, NULL);
+	return tls_leave(session, 0);
+}
+
+void tls_session_use(struct tls_session *session, const struct tls_gcm *way)
+{
+	tls_records_lend(session->records);
+	tls_records_free(session->records);
+	session->records = way ? tls_records_create(session->tls, way) : NULL;
+}
+
+/* ---- GnuTLS's turns ---- */
+
+static void begin_turn(struct tls_session *session)
+{
+	tls_records_lend(session->records);
+}
+
+/* Returns 0, or the session has failed. */
+static int end_turn(struct tls_session *session)
+{
+	int code = tls_records_take_back(session->records);
+	return unlikely(code) ? fail(session, code) : 0;
 }
 
 /* ---- Receiving ---- */
+
+/* By GnuTLS, from session->in. Returns as tls_session_read() does. */
+static int read_by_gnutls(struct tls_session *session, uint8_t *plain, size_t room, size_t *got)
+{
+	const struct tls_input *in = session->in;
+	unsigned idle = 0;
+	while (*got < room) {
+		size_t before = in ? in->count : 0;
+		ssize_t n = gnutls_record_recv(session->tls, plain + *got, room - *got);
+		if (likely(n > 0)) {
+			*got += n;
+			idle = 0;
+			continue;
+		}
+		if (n == 0) {
+			session->peer_closed = true;
+			return -ESHUTDOWN;
+		}
+		/* a new handshake counts as harmless in GnuTLS, not here */
+		if (gnutls_error_is_fatal(n) || n == GNUTLS_E_REHANDSHAKE)
+			return fail(session, n);
+		if (!in || !in->count)
+			break;
+		/* an empty record, or something that GnuTLS dealt with itself */
+		if (!may_retry(session, before, &idle))
+			return fail(session, GNUTLS_E_INTERNAL_ERROR);
+	}
+	return 0;
+}
+
+/* A record that is no data, or not in order. GnuTLS acts on it, or ends the session. */
+static never_inline int read_other(struct tls_session *session, const struct tls_record *record)
+{
+	struct tls_input in = {record->bytes, record->count}, *outer = session->in;
+	uint8_t data[1];
+	size_t got = 0;
+	session->in = &in;
+	begin_turn(session);
+	int result = read_by_gnutls(session, data, sizeof(data), &got);
+	session->in = outer;
+	if (unlikely(got)) /* data after all: records.h and GnuTLS disagree */
+		return fail(session, GNUTLS_E_INTERNAL_ERROR);
+	if (!session->error && end_turn(session))
+		return session->error;
+	tls_records_expect_answer(session->records);
+	return result;
+}
+
+static int code_of(int error)
+{
+	return error == -ENOMEM	    ? GNUTLS_E_MEMORY_ERROR
+	       : error == -EMSGSIZE ? GNUTLS_E_RECORD_OVERFLOW
+				    : GNUTLS_E_UNEXPECTED_PACKET;
+}
+
+static int read_records(struct tls_session *session, uint8_t *plain, size_t room, size_t *got)
+{
+	struct tls_records *records = session->records;
+	if (unlikely(session->peer_closed))
+		return -ESHUTDOWN;
+	for (;;) {
+		struct tls_record record;
+		*got += tls_records_rest(records, plain + *got, room - *got);
+		if (unlikely(*got == room))
+			return 0;
+		int result = tls_records_next(records, session->in, &record);
+		if (result == -EAGAIN)
+			return 0;
+		if (unlikely(result))
+			return fail(session, code_of(result));
+		ssize_t n = tls_records_open(records, &record, plain + *got, room - *got);
+		if (likely(n >= 0)) {
+			*got += n;
+			continue;
+		}
+		result = n == -EBADMSG ? read_other(session, &record) : fail(session, code_of(n));
+		if (result)
+			return result;
+	}
+}
 
 int tls_session_read(struct tls_session *session, struct tls_input *in, void *plain, size_t room,
 		     size_t *got, struct tls_output *out)
@@ -270,34 +288,15 @@ int tls_session_read(struct tls_session *session, struct tls_input *in, void *pl
 		return session->error;
 	if (session->state == TLS_HANDSHAKE)
 		return -EINVAL;
-	enter(session, in, out);
-	unsigned idle = 0;
-	while (*got < room) {
-		size_t before = in ? in->count : 0;
-		ssize_t n = gnutls_record_recv(session->tls, (uint8_t *)plain + *got, room - *got);
-		if (likely(n > 0)) {
-			*got += n;
-			idle = 0;
-			continue;
-		}
-		if (n == 0) {
-			session->peer_closed = true;
-			return leave(session, -ESHUTDOWN);
-		}
-		/* a new handshake counts as harmless in GnuTLS, not here */
-		if (gnutls_error_is_fatal(n) || n == GNUTLS_E_REHANDSHAKE)
-			return leave(session, fail(session, n));
-		if (!in || !in->count)
-			break;
-		/* an empty record, or something that GnuTLS dealt with itself */
-		if (!may_retry(session, before, &idle))
-			return leave(session, fail(session, GNUTLS_E_INTERNAL_ERROR));
-	}
-	return leave(session, 0);
+	tls_enter(session, in, out);
+	return tls_leave(session, session->records ? read_records(session, plain, room, got)
+						   : read_by_gnutls(session, plain, room, got));
 }
 
 size_t tls_session_read_pending(const struct tls_session *session)
 {
+	if (session->records)
+		return tls_records_rest_bytes(session->records);
 	return gnutls_record_check_pending(session->tls);
 }
 
@@ -358,6 +357,45 @@ static size_t record_room(const struct tls_session *session, const struct tls_ou
 	return out->used ? 0 : MIN_OF(session->record_max, (size_t)RECORD_MIN_BYTES);
 }
 
+/* One record of at most that size, by GnuTLS. Returns 0, or the session has failed. */
+static int write_by_gnutls(struct tls_session *session, struct tls_source *source, size_t bytes)
+{
+	const uint8_t *piece = next_piece(source, &bytes);
+	begin_turn(session);
+	ssize_t sent = gnutls_record_send(session->tls, piece, bytes);
+	if (unlikely(sent <= 0))
+		return fail(session, sent ? sent : GNUTLS_E_INTERNAL_ERROR);
+	if (unlikely((size_t)sent < bytes))
+		session->record_max = sent; /* the peer wants smaller ones */
+	tls_records_sent(session->records, sent);
+	advance(source, sent);
+	return end_turn(session);
+}
+
+/* TLS 1.3 and a key that has been used for long enough. Returns 0, or the session has failed. */
+static never_inline int change_key(struct tls_session *session)
+{
+	begin_turn(session);
+	int code = gnutls_session_key_update(session->tls, 0);
+	return code < 0 ? fail(session, code) : end_turn(session);
+}
+
+/* One record of at most that size. Returns 0, or the session has failed. */
+static int write_record(struct tls_session *session, struct tls_source *source, size_t bytes,
+			struct tls_output *out)
+{
+	bool fits = out->room - out->used >= bytes + RECORD_OVERHEAD_BYTES;
+	bytes = tls_records_fit(source, bytes);
+	if (unlikely(!fits || !tls_records_may_seal(session->records, bytes)))
+		return write_by_gnutls(session, source, bytes);
+	size_t made = tls_records_seal(session->records, source, bytes, out->bytes + out->used);
+	if (unlikely(!made))
+		return fail(session, GNUTLS_E_ENCRYPTION_FAILED);
+	out->used += made;
+	advance(source, bytes);
+	return 0;
+}
+
 int tls_session_write(struct tls_session *session, struct tls_source *source,
 		      struct tls_output *out)
 {
@@ -365,27 +403,27 @@ int tls_session_write(struct tls_session *session, struct tls_source *source,
 		return session->state == TLS_FAILED    ? session->error
 		       : session->state == TLS_CLOSING ? -EPIPE
 						       : -EINVAL;
-	enter(session, NULL, out);
+	tls_enter(session, NULL, out);
 	skip_taken(source);
 	while (source->count) {
 		size_t bytes = record_room(session, out);
 		if (unlikely(!bytes || session->spill_bytes))
-			return leave(session, -EAGAIN);
-		const uint8_t *piece = next_piece(source, &bytes);
-		ssize_t sent = gnutls_record_send(session->tls, piece, bytes);
-		if (unlikely(sent <= 0))
-			return leave(session, fail(session, sent ? sent : GNUTLS_E_INTERNAL_ERROR));
-		if (unlikely((size_t)sent < bytes))
-			session->record_max = sent; /* the peer wants smaller ones */
-		advance(source, sent);
+			return tls_leave(session, -EAGAIN);
+		if (unlikely(tls_records_need_key(session->records))) {
+			if (change_key(session))
+				return tls_leave(session, session->error);
+			continue; /* there is less room now */
+		}
+		if (unlikely(write_record(session, source, bytes, out)))
+			return tls_leave(session, session->error);
 	}
-	return leave(session, unlikely(session->spill_bytes) ? -EAGAIN : 0);
+	return tls_leave(session, unlikely(session->spill_bytes) ? -EAGAIN : 0);
 }
 
 int tls_session_flush(struct tls_session *session, struct tls_output *out)
 {
-	enter(session, NULL, out);
-	return leave(session, session->spill_bytes ? -EAGAIN : 0);
+	tls_enter(session, NULL, out);
+	return tls_leave(session, session->spill_bytes ? -EAGAIN : 0);
 }
 
 size_t tls_session_output_pending(const struct tls_session *session)
@@ -401,14 +439,17 @@ int tls_session_close(struct tls_session *session, struct tls_output *out)
 		return session->error;
 	if (session->state == TLS_HANDSHAKE)
 		return -EINVAL;
-	enter(session, NULL, out);
+	tls_enter(session, NULL, out);
 	if (session->state == TLS_OPEN) {
+		begin_turn(session);
 		int code = gnutls_bye(session->tls, GNUTLS_SHUT_WR);
 		if (code < 0)
-			return leave(session, fail(session, code));
+			return tls_leave(session, fail(session, code));
 		session->state = TLS_CLOSING;
+		if (end_turn(session))
+			return tls_leave(session, session->error);
 	}
-	return leave(session, 0);
+	return tls_leave(session, 0);
 }
 
 int tls_session_end(struct tls_session *session)
@@ -434,29 +475,35 @@ int tls_session_update_keys(struct tls_session *session, bool both_ways, struct 
 		return session->state == TLS_FAILED ? session->error : -EINVAL;
 	if (gnutls_protocol_get_version(session->tls) < GNUTLS_TLS1_3)
 		return -EOPNOTSUPP;
-	enter(session, NULL, out);
+	tls_enter(session, NULL, out);
+	begin_turn(session);
 	int code = gnutls_session_key_update(session->tls, both_ways ? GNUTLS_KU_PEER : 0);
-	return leave(session, code < 0 ? fail(session, code) : 0);
+	return tls_leave(session, code < 0 ? fail(session, code) : end_turn(session));
 }
 
-int tls_session_record_state(const struct tls_session *session, bool receiving,
+int tls_session_record_state(struct tls_session *session, bool receiving,
 			     struct tls_record_state *state)
 {
 	*state = (struct tls_record_state){0};
 	if (session->state != TLS_OPEN)
 		return -EINVAL;
-	if (receiving ? gnutls_record_check_pending(session->tls) > 0 : session->spill_bytes > 0)
+	if (receiving ? tls_session_read_pending(session) > 0 ||
+				(session->records && tls_records_in_midst(session->records))
+		      : session->spill_bytes > 0)
 		return -EBUSY;
+	begin_turn(session);
 	gnutls_datum_t mac, iv, key;
-	if (gnutls_record_get_state(session->tls, receiving, &mac, &iv, &key, state->sequence) <
-		    0 ||
-	    iv.size > sizeof(state->iv) || key.size > sizeof(state->key))
-		return -EINVAL;
-	memcpy(state->key, key.data, key.size);
-	memcpy(state->iv, iv.data, iv.size);
-	state->key_bytes = key.size;
-	state->iv_bytes = iv.size;
-	return 0;
+	int code =
+		gnutls_record_get_state(session->tls, receiving, &mac, &iv, &key, state->sequence);
+	bool good = code >= 0 && iv.size <= sizeof(state->iv) && key.size <= sizeof(state->key);
+	if (good) {
+		memcpy(state->key, key.data, key.size);
+		memcpy(state->iv, iv.data, iv.size);
+		state->key_bytes = key.size;
+		state->iv_bytes = iv.size;
+	}
+	int error = end_turn(session);
+	return error ? error : good ? 0 : -EINVAL;
 }
 
 /* ---- Asking ---- */
