@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * connection: one NBD client. Its state machine and what the files of this folder share:
- * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c (requests
- * to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to bytes), secure.c (TLS below all of
- * these). Owned by one net reactor from the hand-over of its socket to its end; all functions run
- * there.
+ * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c,
+ * large_read.c and write.c (requests to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to
+ * bytes), secure.c (TLS below all of these). Owned by one net reactor from the hand-over of its
+ * socket to its end; all functions run there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
  * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
