@@ -14,7 +14,7 @@ set -eu
 
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="libcmocka-dev libnbd-bin python3-libnbd qemu-utils fio nbd-client strace gnutls-bin valgrind
-	qemu-system-x86 busybox-static dash e2fsprogs"
+	qemu-system-x86 busybox-static dash e2fsprogs util-linux socat"
 full= jobs=$(nproc) filter= cases= builds=
 while [ $# -gt 0 ]; do
 	case $1 in

@@ -140,4 +140,59 @@ static inline uint64_t nbd_parser_data_left(const struct nbd_parser *parser)
 }
 void nbd_parser_skip(struct nbd_parser *parser, uint64_t count);
 
+/* A reply that is good and ends with this message, as far as its header tells. */
+struct nbd_good_reply {
+	uint64_t cookie;
+	uint64_t offset, length; /* of the data, in a chunk */
+	uint32_t header_bytes;	 /* what stands before the data, or all of it */
+	bool simple;		 /* data follows if it was a READ, as long as that */
+	bool has_data;		 /* a chunk, and data follows */
+};
+
+/*
+ * Looks at the head of the input for a reply of that kind, without taking it: a short cut for those
+ * who find whole replies in their buffer. False: there is none, or the parser is in the middle of
+ * something, or the mode is extended; then feed the parser. To take it, just go on behind it, once
+ * nbd_good_reply_data() agrees for a READ, or has_data is false for others.
+ */
+static inline bool nbd_good_reply(const struct nbd_parser *parser, const uint8_t *bytes,
+				  size_t count, struct nbd_good_reply *reply)
+{
+	const struct nbd_simple_reply *simple = (const void *)bytes;
+	const struct nbd_structured_reply *chunk = (const void *)bytes;
+
+	if (parser->state != NBD_PS_HEAD || parser->have || count < sizeof(*simple))
+		return false;
+	reply->has_data = false;
+	reply->offset = reply->length = 0;
+	if (be32_get(simple->magic) == NBD_MAGIC_SIMPLE_REPLY) {
+		reply->cookie = simple->cookie.raw;
+		reply->header_bytes = sizeof(*simple);
+		/* where there are structured replies, a READ must not be answered by this */
+		reply->simple = parser->mode == NBD_MODE_SIMPLE;
+		return parser->mode != NBD_MODE_EXTENDED && !simple->error.raw;
+	}
+	if (parser->mode != NBD_MODE_STRUCTURED || count <= sizeof(*chunk) + sizeof(be64) ||
+	    be32_get(chunk->magic) != NBD_MAGIC_STRUCTURED_REPLY ||
+	    be16_get(chunk->flags) != NBD_REPLY_FLAG_DONE ||
+	    be16_get(chunk->type) != NBD_REPLY_TYPE_OFFSET_DATA ||
+	    be32_get(chunk->length) <= sizeof(be64))
+		return false;
+	reply->cookie = chunk->cookie.raw;
+	reply->simple = false;
+	reply->has_data = true;
+	reply->header_bytes = sizeof(*chunk) + sizeof(be64);
+	reply->offset = be64_get(*(const be64 *)(chunk + 1));
+	reply->length = be32_get(chunk->length) - sizeof(be64);
+	return true;
+}
+
+/* Whether a reply is the whole answer to a READ of these bytes. */
+static inline bool nbd_good_reply_data(const struct nbd_good_reply *reply, uint64_t offset,
+				       uint64_t length)
+{
+	return reply->simple ||
+	       (reply->has_data && reply->offset == offset && reply->length == length);
+}
+
 #endif

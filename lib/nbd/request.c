@@ -93,6 +93,18 @@ static uint32_t check_command(const struct nbd_command_request *request,
 	return NBD_SUCCESS;
 }
 
+uint32_t nbd_request_error(uint16_t type, uint16_t flags, int status)
+{
+	uint32_t error = nbd_error_of(status);
+
+	if (error == NBD_ENOTSUP &&
+	    !(type == NBD_CMD_WRITE_ZEROES && flags & NBD_CMD_FLAG_FAST_ZERO))
+		return NBD_EINVAL;
+	if (error == NBD_EOVERFLOW && !(type == NBD_CMD_READ && flags & NBD_CMD_FLAG_DF))
+		return NBD_EIO;
+	return error;
+}
+
 uint32_t nbd_request_past_end(const struct nbd_command_request *request)
 {
 	return rules[request->type].past_end;

@@ -96,6 +96,12 @@ static inline bool nbd_request_is_plain(const struct nbd_command_request *reques
 	       !((request->offset | request->length) & limits->block_mask);
 }
 
+/*
+ * The error that a client which sent such a request is told of a status. Some errors are answers to
+ * certain requests only: from a bdev that fails otherwise with them, they say something else.
+ */
+uint32_t nbd_request_error(uint16_t type, uint16_t flags, int status);
+
 /* The error for a range beyond the end, of a command that acts on one. Any thread. */
 uint32_t nbd_request_past_end(const struct nbd_command_request *request);
 

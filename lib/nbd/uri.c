@@ -14,6 +14,8 @@
 #include "lib/base/compiler.h"
 #include "lib/nbd/proto.h"
 
+enum { VSOCK_HOST_CID = 2 };
+
 struct parse {
 	struct nbd_uri *uri;
 	char *error;
@@ -80,25 +82,36 @@ static int decode_string(struct parse *parse, const char *what, char *text, cons
 	return rc;
 }
 
+/* A number of at most 32 bits, the whole text. */
+static bool parse_number(const char *text, uint32_t most, uint32_t *number)
+{
+	uint64_t value = 0;
+
+	for (const char *c = text; *c; c++) {
+		if (*c < '0' || *c > '9')
+			return false;
+		value = value * 10 + (uint64_t)(*c - '0');
+		if (value > most)
+			return false;
+	}
+	*number = value;
+	return *text;
+}
+
 static int parse_port(struct parse *parse, const char *text)
 {
-	uint32_t port = 0;
+	/* of vsock all ones is no port, but any */
+	uint32_t most = parse->uri->vsock ? UINT32_MAX - 1 : UINT16_MAX;
 
 	/* the standard allows a colon with nothing behind it */
 	if (!*text)
 		return 0;
-	for (const char *c = text; *c; c++) {
-		if (*c < '0' || *c > '9' || port > UINT16_MAX)
-			return complain(parse, "port '%s' is not a number from 1 to 65535", text);
-		port = port * 10 + (uint32_t)(*c - '0');
-	}
-	if (!port || port > UINT16_MAX)
-		return complain(parse, "port '%s' is not a number from 1 to 65535", text);
-	parse->uri->port = port;
-	return 0;
+	if (parse_number(text, most, &parse->uri->port) && parse->uri->port)
+		return 0;
+	return complain(parse, "port '%s' is not a number from 1 to %u", text, most);
 }
 
-/* [user@]host[:port], of TCP. */
+/* [user@]host[:port], of TCP, and of vsock, where the host is a number. */
 static int parse_authority(struct parse *parse, char *text)
 {
 	struct nbd_uri *uri = parse->uri;
@@ -130,6 +143,14 @@ static int parse_authority(struct parse *parse, char *text)
 		rc = parse_port(parse, colon + 1);
 		if (rc)
 			return rc;
+	}
+	if (uri->vsock) {
+		/* nobody named: the machine that this one is a guest of */
+		uri->cid = VSOCK_HOST_CID;
+		if (!*text || parse_number(text, UINT32_MAX - 1, &uri->cid))
+			return 0;
+		return complain(parse, "'%s' is no vsock CID (nbd+vsock://CID[:PORT]/EXPORT)",
+				text);
 	}
 	rc = decode_string(parse, "host", text, &uri->host);
 	if (!rc && !*uri->host)
@@ -215,12 +236,11 @@ static int parse_scheme(struct parse *parse, char *text, bool *is_unix, char **r
 {
 	static const struct {
 		const char *name;
-		bool tls, is_unix;
+		bool tls, is_unix, vsock;
 	} schemes[] = {
-		{"nbd", false, false},
-		{"nbds", true, false},
-		{"nbd+unix", false, true},
-		{"nbds+unix", true, true},
+		{"nbd", false, false, false},	   {"nbds", true, false, false},
+		{"nbd+unix", false, true, false},  {"nbds+unix", true, true, false},
+		{"nbd+vsock", false, false, true}, {"nbds+vsock", true, false, true},
 	};
 	char *colon = strchr(text, ':');
 
@@ -234,11 +254,15 @@ static int parse_scheme(struct parse *parse, char *text, bool *is_unix, char **r
 	for (size_t i = 0; i < COUNT_OF(schemes); i++) {
 		if (!strcasecmp(text, schemes[i].name)) {
 			parse->uri->tls = schemes[i].tls;
+			parse->uri->vsock = schemes[i].vsock;
 			*is_unix = schemes[i].is_unix;
 			return 0;
 		}
 	}
-	return complain(parse, "scheme '%s' is not one of nbd, nbds, nbd+unix, nbds+unix", text);
+	return complain(parse,
+			"scheme '%s' is not one of nbd, nbds, nbd+unix, nbds+unix, nbd+vsock, "
+			"nbds+vsock",
+			text);
 }
 
 static int parse_place(struct parse *parse, bool is_unix, char *authority)

@@ -17,7 +17,9 @@ enum { NBD_DEFAULT_PORT = 10809 };
 struct nbd_uri {
 	bool tls;	  /* nbds, nbds+unix: TLS is required */
 	const char *host; /* TCP: a name or address, an IPv6 one without its brackets; else NULL */
-	uint16_t port;	  /* TCP */
+	bool vsock;	  /* nbd+vsock, nbds+vsock */
+	uint32_t cid;	  /* vsock: the context, such as 2, the host */
+	uint32_t port;	  /* TCP, vsock */
 	const char *socket;	 /* unix: a path, or behind a NUL an abstract name; else NULL */
 	size_t socket_length;	 /* bytes, without the final NUL */
 	const char *export_name; /* never NULL; "": the default export */

@@ -36,7 +36,6 @@ _base = None     # the directory of everything
 _pki = None
 _pool = {}       # (row without mode, further arguments) -> Target
 _cached = {}     # class -> Client
-_stopping = []   # stdio targets of cached clients
 _images = []     # files behind bdevs
 
 
@@ -158,9 +157,7 @@ def tearDownModule():
     """Stops what is left: all must end well, with clean logs."""
     global _base, _pki
     errors = []
-    for client in _cached.values():
-        client.close()
-    for target in [*_pool.values(), *_stopping]:
+    for target in _pool.values():
         try:
             target.stop()
         except AssertionError as error:
@@ -168,7 +165,7 @@ def tearDownModule():
             target.kill()
     for path in _images:
         os.unlink(path)
-    for state in (_pool, _cached, _stopping, _images):
+    for state in (_pool, _images):
         state.clear()
     if _base:
         shutil.rmtree(_base, ignore_errors=True)
@@ -191,6 +188,7 @@ def of_row(function, values):
     def case(self):
         function(self, *values)
     case.__doc__ = function.__doc__
+    case.made_from = function.__name__
     return case
 
 
@@ -216,6 +214,14 @@ class Rules(harness.TargetTest):
         self.used = None
         self.stdio_targets = 0
 
+    @classmethod
+    def tearDownClass(cls):
+        client = _cached.pop(cls, None)
+        if client:
+            client.close()
+            if cls.row.transport == STDIO:
+                client.target.stop()
+
     def tearDown(self):
         used, self.used = self.used, None
         try:
@@ -236,7 +242,8 @@ class Rules(harness.TargetTest):
             where = (os.path.join(base(), os.urandom(4).hex()) if keep
                      else self.path(f"s{self.stdio_targets}"))
             target = start_target(self.row, where, self.EXTRA)
-            (_stopping if keep else self.targets).append(target)
+            if not keep:
+                self.targets.append(target)
             client = rawnbd.Client(("open", target.ours), timeout)
             target.clients.append(client)  # which closes it before the target is to end
         else:
@@ -283,7 +290,10 @@ class Rules(harness.TargetTest):
         """The connection that this class's cases share: in transmission, and so it must stay."""
         if not self.used:
             self.used = _cached.get(type(self))
-            if not self.used or not self.used.target.alive():
+            if self.used and not self.used.target.alive():
+                self.drop(self.used)
+                self.used = None
+            if not self.used:
                 self.used = _cached[type(self)] = self.connect(keep=True)
         return self.used
 
@@ -291,12 +301,16 @@ class Rules(harness.TargetTest):
         """The shared connection is of no use any more."""
         client.close()
         _cached.pop(type(self), None)
+        if self.row.transport == STDIO:
+            self.targets.append(client.target)
 
     def spend(self):
         """The shared connection, which does not outlive this case."""
         client, self.used = self.client, None
         _cached.pop(type(self))
         self.addCleanup(client.close)
+        if self.row.transport == STDIO:
+            self.targets.append(client.target)
         return client
 
     def add_bdev(self, target, size, name=None):

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Conformance: the greeting and the options that any server has, rule by rule, on every row."""
 
+import ctypes
+import errno
+import os
+import socket
+import stat
 import struct
 
 import conformance
 import rawnbd
 from conformance import SIZE, SMALL, closes, table, tearDownModule
+from matrix import TCP
 from rawnbd import (CMD_DISC, CMD_READ, CMD_WRITE, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES,
                     INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, OPT_ABORT,
                     OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST, OPT_PEEK, REP_ACK,
@@ -13,6 +19,7 @@ from rawnbd import (CMD_DISC, CMD_READ, CMD_WRITE, FLAG_FIXED_NEWSTYLE, FLAG_NO_
                     REP_SERVER, go_data, option_bytes)
 
 assert tearDownModule
+PIDFD_GETFD = 438  # the number of the system call
 
 
 class Greeting(conformance.Rules):
@@ -58,6 +65,37 @@ class Greeting(conformance.Rules):
             client.receive(18)
             client.close()
         self.connect().disconnect()
+
+
+class Socket(conformance.Rules):
+    def test_nodelay(self):
+        """Nagle's algorithm is off on the server's side: looked up by a copy of its descriptors."""
+        self.in_sync(self.client)
+        mine = self.client.sock.getsockname()
+        libc, found = ctypes.CDLL(None, use_errno=True), []
+        pidfd = os.pidfd_open(self.client.target.pid)
+        try:
+            for number in os.listdir(f"/proc/{self.client.target.pid}/fd"):
+                copy = libc.syscall(PIDFD_GETFD, pidfd, int(number), 0)
+                if copy < 0:
+                    self.assertNotEqual(ctypes.get_errno(), errno.EPERM)
+                    continue
+                if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+                    os.close(copy)
+                    continue
+                with socket.socket(fileno=copy) as theirs:
+                    if theirs.family == socket.AF_INET and self.peer(theirs) == mine:
+                        found.append(theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        finally:
+            os.close(pidfd)
+        self.assertEqual([bool(value) for value in found], [True])
+
+    @staticmethod
+    def peer(sock):
+        try:
+            return sock.getpeername()
+        except OSError:
+            return None
 
 
 class NotFixed(conformance.Rules):
@@ -469,3 +507,4 @@ class Flags(conformance.Rules):
 
 conformance.across(globals(), Greeting, Abort, Listing, Unknown, Info, Flags, ExportName)
 conformance.across(globals(), NotFixed, security=(conformance.DIMENSIONS.security[0],))
+conformance.across(globals(), Socket, transport=(TCP,))

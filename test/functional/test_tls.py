@@ -167,7 +167,7 @@ class Modes(TlsTest):
 
     def test_tcp_uri(self):
         target = self.start_x509(tcp=True)
-        self.assertIn(f"at nbds://127.0.0.1:{target.port}", target.log())
+        self.logged(target, f"at nbds://127.0.0.1:{target.port}")
 
     def test_negotiated_state_is_forgotten(self):
         target = self.start_x509("--tls", "on")

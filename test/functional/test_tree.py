@@ -2,6 +2,7 @@
 """The tree itself: the direction of #include, the head of each file, the generated documents."""
 
 import difflib
+import importlib
 import itertools
 import os
 import re
@@ -83,6 +84,54 @@ class Matrix(unittest.TestCase):
         for name, choices in matrix.DIMENSIONS._asdict().items():
             for number in range(1, len(choices)):
                 self.check(matrix.DIMENSIONS._replace(**{name: choices[:number]}))
+
+
+class Rules(unittest.TestCase):
+    """doc/protocol.md: the tests that it names are there."""
+
+    CASE = re.compile(r"`([a-z_]+)\.([A-Z]\w*)\.(test_\w+)`")
+    FUNCTION = re.compile(r"`(test/unit/\S+\.c):(\w+)`")
+
+    def setUp(self):
+        with open(os.path.join(SOURCE, "doc", "protocol.md"), encoding="utf-8") as file:
+            self.text = file.read()
+        self.here = os.path.dirname(os.path.abspath(__file__))
+
+    def module(self, name):
+        """test_conformance_NAME, or test_NAME; tests_tls is the test_tls beside conformance's."""
+        for full in (f"test_conformance_{name}", f"test_{name}", name.replace("tests_", "test_")):
+            if os.path.exists(os.path.join(self.here, full + ".py")):
+                return importlib.import_module(full)
+        raise AssertionError(f"no module {name}")
+
+    def has(self, module, family, case):
+        """The class itself, or made from it for a row; the case itself, or made from a table."""
+        classes = [cls for key, cls in vars(module).items()
+                   if isinstance(cls, type) and key.split("_")[0] == family]
+        return any(case in (name, getattr(getattr(cls, name), "made_from", None))
+                   for cls in classes for name in dir(cls))
+
+    def test_cases_exist(self):
+        named = set(self.CASE.findall(self.text))
+        self.assertGreater(len(named), 100)
+        missing = [".".join(entry) for entry in sorted(named)
+                   if not self.has(self.module(entry[0]), *entry[1:])]
+        self.assertEqual(missing, [])
+
+    def test_functions_exist(self):
+        named = set(self.FUNCTION.findall(self.text))
+        self.assertGreater(len(named), 5)
+        for path, function in sorted(named):
+            with open(os.path.join(SOURCE, path), encoding="utf-8") as file:
+                self.assertRegex(file.read(), rf"\b{function}\b", path)
+
+    def test_every_rule_has_a_test(self):
+        """Or a reason in its place: a dash, or "no" for what is not done."""
+        rows = [line for line in self.text.splitlines() if re.match(r"\| (MUST|SHOULD|MAY)", line)]
+        self.assertGreater(len(rows), 200)
+        bare = [row for row in rows if not self.CASE.search(row) and not self.FUNCTION.search(row)
+                and not re.search(r"\| (–|no \|)", row)]
+        self.assertEqual(bare, [])
 
 
 class Documents(harness.TargetTest):

@@ -49,6 +49,7 @@ struct input {
 
 static struct client *now_talking;
 static uint64_t traffic; /* bytes asked for so far */
+static bool corked;
 static uint8_t payload[64 << 10];
 
 static uint32_t take(struct input *input, unsigned bytes)
@@ -194,6 +195,7 @@ enum step {
 	STEP_CLEAR,
 	STEP_TLS,
 	STEP_SHORT,
+	STEP_CORK, /* what follows comes in together */
 };
 
 static void change_client(struct input *input, uint8_t rule, bool apart, bool pipes)
@@ -310,13 +312,16 @@ static void step(struct input *input, uint8_t config)
 		if (now_talking->is_open)
 			client_send(now_talking, input->at, bytes);
 		input->at += bytes;
+	} else if (kind == STEP_CORK) {
+		corked ^= true;
 	} else if (kind <= STEP_SHORT) {
 		if (!now_talking->is_open || !client_step(input, kind))
 			world_step(input, kind, apart);
 	} else {
 		world_settle();
 	}
-	fake_pass();
+	if (!corked)
+		fake_pass();
 }
 
 /* Everybody goes; time passes until the target is done with them. */
@@ -349,6 +354,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	struct input input = {data + 2, data + size};
 	traffic = 0;
+	corked = false;
 	now_talking = &world_clients[0];
 	world_begin();
 	client_open(now_talking, data[0] >> 3 & 1, (data[0] & 3) % WORLD_TLS_RULES, data[0] & 16);

@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	free(text);
 	check(rc == 0 || (rc == -EINVAL && *error && strlen(error) < sizeof(error)));
 	if (!rc) {
-		check(!uri.host != !uri.socket && uri.port && uri.export_name);
+		check(!!uri.host + !!uri.socket + uri.vsock == 1 && uri.port && uri.export_name);
 		check(strlen(uri.export_name) <= NBD_MAX_STRING_BYTES);
 		check(!uri.host || *uri.host);
 		check(!uri.socket || uri.socket_length);

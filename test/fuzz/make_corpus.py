@@ -185,6 +185,10 @@ def connection():
     yield "required", b"\2\0" + raw(hello + option(LIST) + ask(GO, b"") + option(STARTTLS))
     yield "garbage_tls", (b"\1\0" + raw(hello + option(STARTTLS) + b"GET / HTTP/1.1\r\n\r\n")
                           + SETTLE)
+    # TLS breaks while replies wait for a client that does not read, and requests for their buffers
+    broken = b"\xd5" + step_request(0, length=0x400) * 9 + b"\xd2" + raw(b"G" * 90) + b"\xd5"
+    for mode in (2, 4):
+        yield f"broken_tls{mode}", bytes([0x85, mode + 8]) + broken + SETTLE + SECOND
     yield "clear_in_tls", b"\5\2" + some + b"\xd2" + some
     yield "handshake_time", b"\1\1" + raw(option(STARTTLS)) + b"\xc5\xff"
     hellos = os.path.join(HERE, "tls")

@@ -7,14 +7,22 @@ failures=0
 check() {
 	check_name=$1
 	shift
-	if "$@" >/tmp/check.log 2>&1; then
+	check_status=0
+	"$@" >/tmp/check.log 2>&1 || check_status=$?
+	if [ $check_status = 0 ]; then
 		echo "ok $check_name"
-	else
-		echo "not ok $check_name"
-		echo "failed ($?): $*"
-		cat /tmp/check.log
-		failures=$((failures + 1))
+		return 0
 	fi
+	echo "not ok $check_name"
+	echo "status $check_status of: $*"
+	cat /tmp/check.log
+	failures=$((failures + 1))
+	return 1
+}
+
+# need NAME COMMAND...: a case without which the rest would say nothing: the script ends
+need() {
+	check "$@" || conclude
 }
 
 # refuses NAME COMMAND...: the command must fail
@@ -44,7 +52,9 @@ more() {
 	[ "$2" -gt "$1" ] || { echo "$1, then $2"; return 1; }
 }
 
+# conclude: ends the script; after a failure the log of the target follows
 conclude() {
-	[ $failures = 0 ] || exit 1
-	exit 0
+	[ $failures != 0 ] || exit 0
+	! [ -e /tmp/pollux.log ] || cat /tmp/pollux.log
+	exit 1
 }

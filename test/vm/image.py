@@ -120,6 +120,7 @@ class Image:
                 self.add_link(f"/etc/{name}", "/proc/mounts")
             else:
                 self.add_data(f"/etc/{name}", text)
+        self.add_link("/var/run", "/run")
 
     def add_modules(self, kernel, paths):
         root = f"/lib/modules/{kernel.release}"

@@ -22,6 +22,10 @@ enum {
 	LINGER_US = 1000000, /* for the client to take the last replies and close */
 	ABORT_AFTER_US =
 		2000000, /* then the drivers are asked to end a dead connection's requests */
+	/* a peer that has vanished without a word is found out after two minutes */
+	KEEPALIVE_IDLE_S = 60,
+	KEEPALIVE_INTERVAL_S = 10,
+	KEEPALIVE_PROBES = 6,
 };
 
 const char *const connection_state_names[] = {
@@ -38,11 +42,28 @@ static bool is_socket(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0;
 }
 
+/* No error where it is no TCP socket. */
+static void tune_tcp(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{IPPROTO_TCP, TCP_NODELAY, 1},
+		{SOL_SOCKET, SO_KEEPALIVE, 1},
+		{IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
+		{IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S},
+		{IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
+	};
+	for (unsigned i = 0; i < COUNT_OF(options); i++)
+		if (setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+			       sizeof(options[i].value)))
+			return;
+}
+
 struct connection *connection_open(struct nbd_core *core, const struct connection_options *options)
 {
 	static _Atomic uint64_t next_id = 1;
 	struct connection *conn = calloc(1, sizeof(*conn));
-	int one = 1;
 	if (!conn)
 		goto refuse;
 	conn->core = core;
@@ -61,7 +82,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	conn->connected_at = core->reactor->now;
 	snprintf(conn->peer, sizeof(conn->peer), "%s", options->peer);
 	conn->is_socket = is_socket(conn->rx_fd) && is_socket(conn->tx_fd);
-	setsockopt(conn->tx_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	tune_tcp(conn->tx_fd);
 	if (negotiate_begin(conn))
 		goto refuse;
 	TAILQ_INSERT_TAIL(&core->connections, conn, link);

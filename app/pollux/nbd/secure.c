@@ -91,15 +91,23 @@ static const char *why_over(const struct connection *conn)
 	return reason[0] ? reason : "the client has ended TLS without a disconnect";
 }
 
-/* Nothing but the alert goes out any more. */
-static void fail(struct connection *conn)
+/*
+ * Nothing but the alert goes out any more. Requests that came before may be waiting for the buffers
+ * of replies: these are let go of.
+ */
+static void give_up_replies(struct connection *conn)
 {
-	secure_log_failure(conn, why_over(conn));
 	free(conn->handshake_out);
 	conn->handshake_out = NULL;
 	conn->handshake_out_bytes = conn->handshake_out_room = 0;
 	conn->tls->batch_begun &= conn->sending;
 	transmit_mute(conn);
+}
+
+static void fail(struct connection *conn)
+{
+	secure_log_failure(conn, why_over(conn));
+	give_up_replies(conn);
 	connection_finish(conn, why_over(conn));
 }
 
@@ -200,6 +208,8 @@ void secure_receive(struct connection *conn, const uint8_t *bytes, size_t count)
 			tls->heard = true;
 			receive_take(conn, plain, got);
 		}
+		if (unlikely(tls->over && tls->over != -ESHUTDOWN && conn->state != CONN_DEAD))
+			give_up_replies(conn);
 	}
 	size_t pending = tls_session_output_pending(tls->session);
 	if (unlikely(pending > PENDING_MOST_BYTES))

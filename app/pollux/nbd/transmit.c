@@ -167,7 +167,8 @@ static size_t write_error(const struct connection *conn, uint8_t *out,
 			  const struct request *request)
 {
 	struct nbd_reply_to to = reply_to(conn, request);
-	return nbd_reply_error(out, &to, nbd_error_of(request->status), strerror(-request->status));
+	uint32_t error = nbd_request_error(request->type, request->flags, request->status);
+	return nbd_reply_error(out, &to, error, strerror(-request->status));
 }
 
 /* A READ of zeroes, which has no payload to send. Not in simple mode. */
@@ -362,8 +363,8 @@ void transmit_error_at(struct connection *conn, struct request *read, const stru
 		return;
 	struct nbd_reply_to to = reply_to(conn, read);
 	add_header(batch, nbd_reply_error_at(batch->headers + batch->header_bytes, &to, last,
-					     nbd_error_of(part->io.status), part->io.offset,
-					     strerror(-part->io.status)));
+					     nbd_request_error(read->type, 0, part->io.status),
+					     part->io.offset, strerror(-part->io.status)));
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
 

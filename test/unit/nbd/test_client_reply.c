@@ -500,6 +500,81 @@ static void test_skip(void **state)
 	free(parser);
 }
 
+/* The short cut's view of what `in` has, in a buffer of just that size; false: none. */
+static bool good(const struct nbd_parser *parser, struct nbd_good_reply *reply)
+{
+	uint8_t *bytes = malloc(in_length + !in_length);
+	bool found;
+
+	memcpy(bytes, in, in_length);
+	found = nbd_good_reply(parser, bytes, in_length, reply);
+	free(bytes);
+	in_length = 0;
+	return found;
+}
+
+static void test_good_replies(void **state)
+{
+	struct nbd_parser *parser = malloc(sizeof(*parser));
+	struct nbd_good_reply reply;
+
+	mode = NBD_MODE_SIMPLE;
+	nbd_parser_init(parser, mode, lookup, in);
+	put_done(READ);
+	assert_true(good(parser, &reply));
+	assert_int_equal(reply.cookie, READ);
+	assert_int_equal(reply.header_bytes, 16);
+	assert_false(reply.has_data);
+	assert_true(nbd_good_reply_data(&reply, 4096, 8));
+	put_error(READ, NBD_EIO, "");
+	assert_false(good(parser, &reply));
+	put_done(READ);
+	in_length--;
+	assert_false(good(parser, &reply));
+
+	mode = NBD_MODE_STRUCTURED;
+	nbd_parser_init(parser, mode, lookup, in);
+	put_data(READ, true, 4096, "contents");
+	assert_true(good(parser, &reply));
+	assert_int_equal(reply.cookie, READ);
+	assert_int_equal(reply.header_bytes, 28);
+	assert_true(reply.has_data);
+	assert_true(nbd_good_reply_data(&reply, 4096, 8));
+	assert_false(nbd_good_reply_data(&reply, 4096, 9));
+	assert_false(nbd_good_reply_data(&reply, 4095, 8));
+	put_data(READ, false, 4096, "contents"); /* more follows */
+	assert_false(good(parser, &reply));
+	put_error(READ, NBD_EIO, "a message of some length");
+	assert_false(good(parser, &reply));
+	in_length = nbd_reply_simple(in, WRITE, 0);
+	assert_true(good(parser, &reply));
+	assert_false(nbd_good_reply_data(&reply, 4096, 8)); /* no answer to a READ */
+	free(parser);
+}
+
+static void test_good_replies_only_between(void **state)
+{
+	struct nbd_parser *parser = malloc(sizeof(*parser));
+	struct nbd_good_reply reply;
+	struct nbd_event event;
+	size_t taken;
+
+	mode = NBD_MODE_EXTENDED;
+	nbd_parser_init(parser, mode, lookup, in);
+	put_data(READ, true, 4096, "contents");
+	assert_false(good(parser, &reply));
+	mode = NBD_MODE_SIMPLE;
+	nbd_parser_init(parser, mode, lookup, in);
+	put_done(READ);
+	nbd_parser_feed(parser, in, 5, &taken, &event);
+	assert_false(good(parser, &reply));
+	put_done(READ);
+	nbd_parser_feed(parser, in + 5, 11, &taken, &event);
+	assert_int_equal(event.kind, NBD_EVENT_DATA);
+	assert_false(good(parser, &reply));
+	free(parser);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -517,6 +592,8 @@ int main(void)
 		REPLY_TEST(test_broken_status),
 		REPLY_TEST(test_longest_message),
 		REPLY_TEST(test_skip),
+		REPLY_TEST(test_good_replies),
+		REPLY_TEST(test_good_replies_only_between),
 	};
 
 	return cmocka_run_group_tests_name("nbd-client-reply", tests, NULL, NULL);

@@ -448,6 +448,23 @@ static void test_error_of(void **state)
 		assert_int_equal(nbd_error_of(cases[i].status), cases[i].error);
 }
 
+static void test_error_of_request(void **state)
+{
+	assert_int_equal(nbd_request_error(NBD_CMD_READ, 0, 0), 0);
+	assert_int_equal(nbd_request_error(NBD_CMD_TRIM, 0, -EIO), NBD_EIO);
+	/* ENOTSUP tells that zeroing is not fast, and nothing else */
+	assert_int_equal(nbd_request_error(NBD_CMD_WRITE_ZEROES, FAST_ZERO, -ENOTSUP), NBD_ENOTSUP);
+	assert_int_equal(nbd_request_error(NBD_CMD_WRITE_ZEROES, FAST_ZERO | FUA, -EOPNOTSUPP),
+			 NBD_ENOTSUP);
+	assert_int_equal(nbd_request_error(NBD_CMD_WRITE_ZEROES, FUA, -ENOTSUP), NBD_EINVAL);
+	assert_int_equal(nbd_request_error(NBD_CMD_TRIM, 0, -EOPNOTSUPP), NBD_EINVAL);
+	assert_int_equal(nbd_request_error(NBD_CMD_CACHE, FAST_ZERO, -ENOTSUP), NBD_EINVAL);
+	/* EOVERFLOW, that a READ does not fit one piece */
+	assert_int_equal(nbd_request_error(NBD_CMD_READ, DF, -EOVERFLOW), NBD_EOVERFLOW);
+	assert_int_equal(nbd_request_error(NBD_CMD_READ, 0, -EOVERFLOW), NBD_EIO);
+	assert_int_equal(nbd_request_error(NBD_CMD_WRITE, 0, -EOVERFLOW), NBD_EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -467,6 +484,7 @@ int main(void)
 		cmocka_unit_test(test_block_status),
 		cmocka_unit_test(test_plain_agrees),
 		cmocka_unit_test(test_error_of),
+		cmocka_unit_test(test_error_of_request),
 	};
 
 	return cmocka_run_group_tests_name("nbd-request", tests, NULL, NULL);

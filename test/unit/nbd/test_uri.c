@@ -27,7 +27,7 @@ static void test_tcp(void **state)
 		const char *text;
 		bool tls;
 		const char *host;
-		uint16_t port;
+		uint32_t port;
 		const char *export_name, *user;
 	} cases[] = {
 		{"nbd://example.com:10809/export", false, "example.com", 10809, "export"},
@@ -58,8 +58,39 @@ static void test_tcp(void **state)
 		expect_text(uri.export_name, cases[i].export_name);
 		expect_text(uri.tls_username, cases[i].user);
 		assert_null(uri.socket);
+		assert_false(uri.vsock);
 		assert_true(uri.tls_verify_peer);
 		nbd_uri_free(&uri);
+		nbd_uri_free(&uri);
+	}
+}
+
+static void test_vsock(void **state)
+{
+	static const struct {
+		const char *text;
+		bool tls;
+		uint32_t cid, port;
+		const char *export_name;
+	} cases[] = {
+		{"nbd+vsock://2:1234/disk", false, 2, 1234, "disk"},
+		{"nbd+vsock://3/", false, 3, 10809, ""},
+		{"nbd+vsock:///disk", false, 2, 10809, "disk"},
+		{"nbds+vsock://4294967294:4294967294/x", true, 4294967294, 4294967294, "x"},
+	};
+
+	for (size_t i = 0; i < COUNT_OF(cases); i++) {
+		struct nbd_uri uri;
+		char error[200] = "";
+
+		assert_int_equal(nbd_uri_parse(cases[i].text, &uri, error, sizeof(error)), 0);
+		assert_true(uri.vsock);
+		assert_int_equal(uri.tls, cases[i].tls);
+		assert_null(uri.host);
+		assert_null(uri.socket);
+		assert_int_equal(uri.cid, cases[i].cid);
+		assert_int_equal(uri.port, cases[i].port);
+		expect_text(uri.export_name, cases[i].export_name);
 		nbd_uri_free(&uri);
 	}
 }
@@ -141,7 +172,11 @@ static void test_wrong(void **state)
 		{"", "nbd://"},
 		{"disk.img", "disk.img"},
 		{"http://h/x", "http"},
-		{"nbd+vsock://2/", "nbd+vsock"},
+		{"nbd+vsock://host/", "CID"},
+		{"nbd+vsock://4294967295/", "CID"},
+		{"nbd+vsock://2:4294967295/", "port"},
+		{"nbd+vsock://2:0/", "port"},
+		{"nbd+vsock://2/?socket=/s", "socket"},
 		{"nbd:h:10809", "//"},
 		{"nbd:/h", "//"},
 		{"nbd://", "host"},
@@ -208,6 +243,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_tcp),	    cmocka_unit_test(test_unix),
+		cmocka_unit_test(test_vsock),
 		cmocka_unit_test(test_tls),	    cmocka_unit_test(test_wrong),
 		cmocka_unit_test(test_long_export),
 	};

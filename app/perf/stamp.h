@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * stamp: blocks that tell who wrote them, where, and when, so that a block which comes back wrong
+ * tells what went wrong. Pure; any thread.
+ *
+ * A block is a row of sectors of 512 bytes. Each begins with its own offset in the export, the
+ * block's generation and the run's seed; the first has a checksum over the whole block, and the
+ * rest is a filler that follows from those three. So a sector can be judged by itself.
+ */
+#ifndef POLLUX_APP_PERF_STAMP_H
+#define POLLUX_APP_PERF_STAMP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { STAMP_SECTOR_BYTES = 512, STAMP_DETAIL_BYTES = 160 };
+
+enum stamp_verdict {
+	STAMP_GOOD,
+	STAMP_UNWRITTEN, /* all zeroes, and nothing is known to have been written there */
+	STAMP_CORRUPT,	 /* holds bytes that nobody wrote */
+	STAMP_MISPLACED, /* holds what was written to another place */
+	STAMP_STALE,	 /* holds an earlier content: a write, or its end, was lost */
+	STAMP_TORN,	 /* holds parts of two contents */
+	STAMP_FOREIGN,	 /* holds a stamped block that is newer than what was written here */
+	STAMP_VERDICTS,
+};
+
+extern const char *const stamp_verdict_names[STAMP_VERDICTS];
+
+struct stamp_expected {
+	uint64_t offset;
+	uint64_t seed;
+	bool any_seed;
+	uint32_t generation; /* from 1; 0: not known, any will do, and so will no stamp at all */
+};
+
+/* `bytes` is a multiple of STAMP_SECTOR_BYTES; `block` is aligned to 8. */
+void stamp_write(void *block, size_t bytes, uint64_t offset, uint64_t seed, uint32_t generation);
+
+/*
+ * Judges a block (of any alignment). `detail` (of STAMP_DETAIL_BYTES) says what is wrong, and at
+ * which byte; it is left alone where nothing is.
+ */
+enum stamp_verdict stamp_check(const void *block, size_t bytes,
+			       const struct stamp_expected *expected, char *detail);
+
+#endif

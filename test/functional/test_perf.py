@@ -1,0 +1,738 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pollux-perf against real targets: what it measures, what it verifies and finds, how it fails."""
+
+import html.parser
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+
+import harness
+import perftool
+import rawnbd
+from harness import KIB, MIB, wait_for
+from perftool import FakeServer, Perf, good_reply, perf
+from pki import Pki, psk_file
+
+BLOCK = 4 * KIB
+
+
+class PerfTest(harness.TargetTest):
+    """Helpers."""
+
+    def setUp(self):
+        super().setUp()
+        if not os.path.exists(perftool.PERF):
+            self.skipTest("pollux-perf was not built")
+
+    def fake(self, answer, **kw):
+        server = FakeServer(answer, **kw)
+        self.addCleanup(server.close)
+        return server
+
+
+# ---- What it measures ----
+
+class Load(PerfTest):
+    def setUp(self):
+        super().setUp()
+        self.target = self.start("m=malloc:16M", "n=null:1G", tcp=True)
+
+    def counts(self, name="m"):
+        stat, = self.target.rpc("export_get_iostat", name=name)["exports"]
+        return {kind: stat[kind]["ops"] for kind in ("read", "write", "flush")}
+
+    def test_each_kind(self):
+        """Requests are counted as the target counts them, for every --rw and reply mode."""
+        for kind, reads, writes in (("read", 3000, 0), ("write", 0, 3000), ("randread", 3000, 0),
+                                    ("randwrite", 0, 3000), ("rw", None, None),
+                                    ("randrw", None, None)):
+            for mode in ([], ["--structured"], ["--extended"]):
+                with self.subTest(kind=kind, mode=mode):
+                    before = self.counts()
+                    told = perf(self.target.uri("m"), "--rw", kind, "--requests", 3000,
+                                "--connections", 3, "--json", *mode).json
+                    after = self.counts()
+                    done = {what: after[what] - before[what] for what in after}
+                    self.assertEqual(told["reads"]["requests"], done["read"])
+                    self.assertEqual(told["writes"]["requests"], done["write"])
+                    self.assertEqual(done["read"] + done["write"], 3000)
+                    self.assertEqual(told["errors"], 0)
+                    if reads is not None:
+                        self.assertEqual((done["read"], done["write"]), (reads, writes))
+                    else:
+                        self.assertGreater(min(done["read"], done["write"]), 1000)
+
+    def test_mix(self):
+        told = perf(self.target.uri("m"), "--rw", "randrw", "--mix", 90, "--requests", 10000,
+                    "--json").json
+        self.assertEqual(told["reads"]["requests"] + told["writes"]["requests"], 10000)
+        self.assertLess(abs(told["reads"]["requests"] - 9000), 300)
+
+    def test_sequence_covers_all(self):
+        """A sequential pass of several connections writes each block exactly once."""
+        perf(self.target.uri("m"), "--rw", "write", "--bs", "64k", "--requests", 256,
+             "--connections", 4)
+        with self.target.connect("m") as client:
+            for offset in range(0, 16 * MIB, MIB):
+                data = client.read(offset, MIB)
+                self.assertNotIn(bytes(64 * KIB), [data[at:at + 64 * KIB]
+                                                   for at in range(0, MIB, 64 * KIB)])
+
+    def test_region(self):
+        """--offset and --size are kept to, whatever the block size."""
+        for size, block in (("64k", "4k"), ("100k", "12k")):
+            target = self.start("malloc:1M")
+            perf(target.uri(), "--rw", "randwrite", "--bs", block, "--offset", "256k", "--size",
+                 size, "--requests", 2000)
+            with target.connect() as client:
+                data = client.read(0, MIB)
+            end = 256 * KIB + (64 if size == "64k" else 96) * KIB
+            self.assertEqual(data[:256 * KIB], bytes(256 * KIB))
+            self.assertEqual(data[end:], bytes(MIB - end))
+            self.assertNotIn(bytes(4 * KIB), [data[at:at + 4 * KIB]
+                                              for at in range(256 * KIB, end, 4 * KIB)])
+
+    def test_block_sizes(self):
+        for block in ("512", "1", "3000", "1M", "16M"):
+            with self.subTest(block=block):
+                told = perf(self.target.uri("m"), "--rw", "randrw", "--bs", block, "--requests",
+                            40, "--iodepth", 3, "--json").json
+                self.assertEqual(told["total"]["requests"], 40)
+
+    def test_deep_writes(self):
+        """More pieces in a batch than one sendmsg takes."""
+        told = perf(self.target.uri("m"), "--rw", "randwrite", "--bs", "512", "--iodepth", 3000,
+                    "--requests", 20000, "--json").json
+        self.assertEqual(told["writes"]["requests"], 20000)
+
+    def test_flush_and_fua(self):
+        told = perf(self.target.uri("m"), "--rw", "write", "--flush-every", 10, "--fua",
+                    "--requests", 1100, "--json").json
+        self.assertEqual(told["flushes"]["requests"], 100)
+        self.assertEqual(told["writes"]["requests"], 1000)
+        self.assertEqual(self.counts()["flush"], 100)
+
+    def test_discard(self):
+        before = self.counts("n")["read"]
+        told = perf(self.target.uri("n"), "--discard", "--connections", 2, "--requests", 20000,
+                    "--json").json
+        self.assertEqual(told["reads"]["requests"], 20000)
+        # and one on each connection to see that the stream is where it should be
+        self.assertEqual(self.counts("n")["read"] - before, 20002)
+
+    def test_two_targets(self):
+        told = perf(self.target.uri("m"), self.target.uri("n"), "--requests", 2000, "--json").json
+        self.assertEqual([target["size_bytes"] for target in told["targets"]],
+                         [16 * MIB, 1 << 30])
+        self.assertEqual((self.counts("m")["read"], self.counts("n")["read"]), (1000, 1000))
+
+    def test_cores(self):
+        """A thread on each core; connections and requests are shared out."""
+        cores = ",".join(str(cpu) for cpu in harness.CPUS[:2])
+        told = perf(self.target.uri("m"), "--cores", cores, "--connections", 5, "--requests", 1001,
+                    "--rw", "randrw", "--verify", "--json").json
+        self.assertEqual(told["client"]["threads"], min(2, len(harness.CPUS)))
+        self.assertEqual(told["total"]["requests"], 1001)
+        self.assertEqual(told["verify"]["wrong"], 0)
+
+    def test_time_and_warmup(self):
+        told = perf(self.target.uri("n"), "--time", "0.6", "--warmup", "0.3", "--json").json
+        self.assertGreater(told["seconds"], 0.55)
+        self.assertGreater(told["reads"]["requests"], 100)
+        # what came in the warm-up is in no sum
+        self.assertLess(told["reads"]["requests"], self.counts("n")["read"])
+        self.assertEqual(sum(bucket[2] for bucket in told["latency_buckets_ns"]),
+                         told["reads"]["requests"])
+
+    def test_quantiles_fit_the_buckets(self):
+        told = perf(self.target.uri("n"), "--requests", 5000, "--json").json
+        latency, seen = told["reads"]["latency_ns"], 0
+        names = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99")]
+        for low, high, count in told["latency_buckets_ns"]:
+            seen += count
+            while names and seen >= names[0][0] * 5000:
+                value = latency[names[0][1]]
+                self.assertTrue(low <= value <= high, names[0])
+                names.pop(0)
+        self.assertEqual(names, [])
+        self.assertLessEqual(latency["p99.99"], latency["max"])
+
+    def test_unix_socket(self):
+        target = self.start("malloc:1M")
+        self.assertEqual(perf(target.uri(), "--requests", 1000, "--json").json["errors"], 0)
+
+    def test_poll(self):
+        told = perf(self.target.uri("n"), "--poll", "--requests", 1000, "--json").json
+        self.assertEqual(told["reads"]["requests"], 1000)
+        perf(self.target.uri("n"), "--idle-poll", 100, "--requests", 1000)
+
+    def test_vsock(self):
+        port = harness.free_port()
+        try:
+            with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as probe:
+                probe.bind((1, port))  # VMADDR_CID_LOCAL
+        except OSError as error:
+            self.skipTest(f"no vsock here: {error}")
+        self.start("malloc:1M", args=["-l", f"vsock://1:{port}"])
+        perf(f"nbd+vsock://1:{port}/", "--rw", "randrw", "--verify", "--size", "1M", "--requests",
+             1000)
+
+
+class OpenLoop(PerfTest):
+    def test_keeps_to_the_rate(self):
+        target = self.start("null:1G", tcp=True)
+        told = perf(target.uri(), "--rate", 2000, "--time", 1, "--connections", 3, "--json").json
+        self.assertEqual(told["reads"]["requests"] + told["unsent"], 2000)
+
+    def test_no_coordinated_omission(self):
+        """While a server stands still requests become due: each of them is late, not four."""
+        target = self.start("null:1G", tcp=True)
+        run = Perf(target.uri(), "--rate", 1000, "--iodepth", 4, "--time", 3, "--json")
+        wait_for(lambda: target.rpc("export_get_iostat")["exports"][0]["read"]["ops"] > 100, 20,
+                 "requests")
+        target.signal(signal.SIGSTOP)
+        time.sleep(1)
+        target.signal(signal.SIGCONT)
+        told = run.wait().json
+        late = sum(count for low, _, count in told["latency_buckets_ns"] if low > 200e6)
+        self.assertGreater(late, 400)
+        self.assertGreater(told["reads"]["latency_ns"]["max"], 800e6)
+        self.assertEqual(told["reads"]["requests"] + told["unsent"], 3000)
+
+    def test_too_fast(self):
+        """A server that can not keep up: it is said, and how many were never sent."""
+        def slowly(sock, _command, cookie, _offset, length, _payload):
+            time.sleep(0.01)
+            sock.sendall(good_reply(cookie, bytes(length)))
+
+        server = self.fake(slowly)
+        told = perf(server.uri(), "--rate", 5000, "--time", 1, "--iodepth", 2, "--json").json
+        self.assertEqual(told["reads"]["requests"] + told["unsent"], 5000)
+        self.assertGreater(told["unsent"], 4000)
+        text = perf(server.uri(), "--rate", 5000, "--time", "0.3", "--iodepth", 2).out
+        self.assertIn("can not keep up", text)
+
+
+# ---- What it tells ----
+
+class PageParser(html.parser.HTMLParser):
+    """Tags must nest; what would be fetched from elsewhere is noted."""
+
+    VOID = {"meta", "br", "link", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.seen, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack and self.stack[-1] == tag, f"</{tag}> closes {self.stack[-3:]}"
+        self.stack.pop()
+
+
+class Reports(PerfTest):
+    def setUp(self):
+        super().setUp()
+        self.target = self.start("a<b&c=malloc:16M", tcp=True)
+        self.uri = self.target.uri("a%3Cb&c")
+
+    def test_text(self):
+        out = perf(self.uri, "--rw", "randrw", "--requests", 1000).out
+        for word in ("randrw (50 % reads), 4K blocks, 1 connection x 32 in flight", "IOPS", "MB/s",
+                     "p99.99", "errors: 0"):
+            self.assertIn(word, out)
+        self.assertRegex(out, r"reads +\d+ +\d+\.\d +\d+\n")
+
+    def test_json_file(self):
+        path = self.path("out.json")
+        out = perf(self.uri, "--requests", 100, f"--json={path}").out
+        self.assertIn("errors: 0", out)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(json.load(file)["reads"]["requests"], 100)
+
+    def test_series(self):
+        told = perf(self.uri, "--time", "1.2", "--json").json
+        self.assertGreaterEqual(len(told["series"]), 3)
+        self.assertEqual(sum(sample["reads"] for sample in told["series"]),
+                         told["reads"]["requests"])
+
+    def test_html(self):
+        path = self.path("out.html")
+        perf(self.uri, "--rw", "randrw", "--time", "0.7", "--html", path, "--json")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        parser = PageParser()
+        parser.feed(text)
+        parser.close()
+        self.assertEqual(parser.stack, [])
+        self.assertEqual(parser.links, [])
+        self.assertNotIn("script", parser.seen)
+        self.assertIn("a%3Cb&amp;c", text)
+        charts = re.findall(r"<svg.*?</svg>", text, re.S)
+        self.assertEqual(len(charts), 3)
+        for chart in charts:
+            root = ET.fromstring(chart)
+            for line in root.iter("polyline"):
+                points = [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+                self.assertGreater(len(points), 1)
+                for x, y in points:
+                    self.assertTrue(0 <= x <= 900 and 0 <= y <= 280, (x, y))
+        self.assertIn("<rect", charts[2])
+
+    def test_progress_line(self):
+        """On a terminal there is a line, renewed; elsewhere nothing."""
+        self.assertEqual(perf(self.uri, "--time", "0.6").err, "")
+        master, slave = pty.openpty()
+        try:
+            process = subprocess.Popen(
+                [perftool.PERF, self.uri, "--time", "0.8"], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=slave, env=harness.environment())
+            self.assertEqual(process.wait(60), 0)
+            shown = os.read(master, 1 << 16).decode()
+        finally:
+            os.close(master)
+            os.close(slave)
+        self.assertRegex(shown, r"\r +\d+\.\d s +\d+ IOPS +\d+\.\d MB/s +p99 +\d+\.\d us +errors 0")
+
+    def test_unwritable_files(self):
+        for option in ("--html", "--json"):
+            done = perf(self.uri, "--requests", 10, f"{option}=/nowhere/x", status=1)
+            self.assertIn("/nowhere/x", done.err)
+
+
+# ---- What it verifies ----
+
+class Verify(PerfTest):
+    SIZE = MIB
+
+    def setUp(self):
+        super().setUp()
+        self.target = self.start("malloc:4M")
+        self.state = self.path("state")
+
+    def verify(self, *args, status=0, size=SIZE):
+        return perf(self.target.uri(), "--verify", "--size", size, "--json", *args,
+                    status=status).json
+
+    def write_all(self, *args):
+        """Each block once, and what was written."""
+        count = self.SIZE // BLOCK
+        told = self.verify("--rw", "write", "--requests", count, "--seed", 7, *args)
+        self.assertEqual(told["verify"]["good"], count)
+        with self.target.connect() as client:
+            return client.read(0, self.SIZE)
+
+    def check(self, *args, status=3):
+        return self.verify("--rw", "read", "--requests", self.SIZE // BLOCK, *args, status=status)
+
+    def plant(self, offset, data):
+        with self.target.connect() as client:
+            client.write(offset, data)
+
+    def found(self, told, kind, offset, *words):
+        """Exactly that finding."""
+        self.assertEqual(told["verify"]["wrong"], 1, told["verify"])
+        finding, = told["verify"]["findings"]
+        self.assertEqual((finding["kind"], finding["offset"]), (kind, offset), finding)
+        for word in words:
+            self.assertIn(word, finding["detail"])
+        self.assertEqual(told["verify"][kind], 1)
+
+    def test_good(self):
+        """Nothing is found where nothing is wrong: every kind of load, mode and connections."""
+        for kind in ("write", "randwrite", "rw", "randrw"):
+            for args in ([], ["--structured", "--connections", 3], ["--extended", "--bs", "64k"],
+                         ["--bs", "512", "--iodepth", 128, "--connections", 2]):
+                with self.subTest(kind=kind, args=args):
+                    told = self.verify("--rw", kind, "--requests", 4000, *args, size=4 * MIB)
+                    self.assertEqual(told["verify"]["wrong"], 0)
+                    self.assertGreater(told["verify"]["good"], 0)
+                    self.assertTrue(told["verify"]["read_back"])
+
+    def test_holes_in_structured_reads(self):
+        """Zeroes that come as holes are judged like zeroes."""
+        self.write_all()
+        with self.target.connect() as client:
+            client.trim(64 * KIB, 4 * BLOCK)
+        told = self.check("--structured", "--seed", 7, status=0)
+        self.assertEqual((told["verify"]["unwritten"], told["verify"]["good"]), (4, 252))
+
+    def test_flipped_byte(self):
+        data = self.write_all()
+        at = 30 * BLOCK + 1234
+        self.plant(at, bytes([data[at] ^ 0x40]))
+        told = self.check("--seed", 7)
+        self.found(told, "corrupt", 30 * BLOCK, "byte 1234 is",
+                   f"0x{data[at] ^ 0x40:02x} instead of 0x{data[at]:02x}")
+        text = perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "read",
+                    "--requests", self.SIZE // BLOCK, status=3).out
+        self.assertIn(f"verify: corrupt at {30 * BLOCK}: byte 1234", text)
+
+    def test_swapped_blocks(self):
+        data = self.write_all()
+        one, two = 3 * BLOCK, 200 * BLOCK
+        self.plant(one, data[two:two + BLOCK])
+        self.plant(two, data[one:one + BLOCK])
+        told = self.check("--seed", 7)
+        self.assertEqual(told["verify"]["misplaced"], 2)
+        self.assertEqual({(finding["offset"], finding["detail"].split(" (")[0])
+                          for finding in told["verify"]["findings"]},
+                         {(one, f"it was written to offset {two}"),
+                          (two, f"it was written to offset {one}")})
+
+    def test_old_block(self):
+        """A block as it was one pass ago: found by the state that runs leave behind."""
+        old = self.write_all("--verify-state", self.state)
+        new = self.write_all("--verify-state", self.state)
+        self.assertNotEqual(old, new)
+        self.assertEqual(self.check("--verify-state", self.state, status=0)["verify"]["good"], 256)
+        self.plant(77 * BLOCK, old[77 * BLOCK:78 * BLOCK])
+        self.found(self.check("--verify-state", self.state), "stale", 77 * BLOCK,
+                   "generation 1 instead of 2")
+
+    def test_block_of_another_run(self):
+        old = self.write_all()
+        self.verify("--rw", "write", "--requests", 256, "--seed", 8)
+        self.plant(5 * BLOCK, old[5 * BLOCK:6 * BLOCK])
+        self.found(self.check("--seed", 8), "stale", 5 * BLOCK, "another run (seed 7)")
+
+    def test_lost_write(self):
+        self.write_all("--verify-state", self.state)
+        with self.target.connect() as client:
+            client.write_zeroes(9 * BLOCK, BLOCK)
+        self.found(self.check("--verify-state", self.state), "stale", 9 * BLOCK, "all zeroes")
+
+    def test_torn_block(self):
+        old = self.write_all("--verify-state", self.state)
+        self.write_all("--verify-state", self.state)
+        self.plant(8 * BLOCK + 2048, old[8 * BLOCK + 2048:9 * BLOCK])
+        self.found(self.check("--verify-state", self.state), "torn", 8 * BLOCK,
+                   "generation 2 up to byte 2047, then generation 1")
+
+    def test_planted_while_it_runs(self):
+        """What another client writes into the region is found by the run itself."""
+        run = Perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "randrw", "--time",
+                   2, "--rate", 500, "--json", "--seed", 7)
+        wait_for(lambda: self.target.rpc("export_get_iostat")["exports"][0]["write"]["ops"] > 200,
+                 20, "writes")
+        # where something was written; bytes that no write of blocks can mend before it is seen
+        with self.target.connect() as client:
+            for _ in range(50):
+                for at in range(0, self.SIZE, BLOCK):
+                    client.write(at + 4000, b"planted")
+        done = run.wait()
+        self.assertEqual(done.status, 3, done)
+        self.assertGreater(done.json["verify"]["corrupt"], 0)
+
+    def test_nothing_of_ours(self):
+        told = self.check(status=0)
+        self.assertEqual(told["verify"]["unwritten"], 256)
+        self.plant(0, b"x" * BLOCK)
+        self.found(self.check(), "corrupt", 0, "no part of it is a stamped block")
+
+    def test_state_of_another_region(self):
+        self.write_all("--verify-state", self.state)
+        done = perf(self.target.uri(), "--verify-state", self.state, "--size", "2M", status=1)
+        self.assertIn("use the same --bs, --offset and --size", done.err)
+        done = perf(self.target.uri(), "--verify-state", self.path("none"), "--rw", "read",
+                    status=1)
+        self.assertIn("No such file", done.err)
+
+    def test_failed_writes_are_not_held_against_it(self):
+        rpc = self.target.rpc
+        rpc("bdev_malloc_create", name="d", num_blocks=2048, block_size=512)
+        rpc("bdev_error_create", base_name="d")
+        rpc("export_create", name="e", bdev="EE_d")
+        rpc("bdev_error_inject_error", name="EE_d", io_type="write", error_type="failure", num=20)
+        told = perf(self.target.uri("e"), "--rw", "write", "--verify", "--requests", 256, "--json",
+                    status=2).json
+        self.assertEqual((told["errors"], told["verify"]["wrong"], told["verify"]["good"]),
+                         (20, 0, 236))
+
+
+# ---- TLS ----
+
+class Tls(PerfTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.base = tempfile.mkdtemp(prefix="pollux-")
+        cls.pki = Pki(os.path.join(cls.base, "pki"))
+        cls.other = Pki(os.path.join(cls.base, "other"), "somebody else")
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.base, ignore_errors=True)
+
+    def load(self, uri, *args, status=0):
+        return perf(uri, "--rw", "randrw", "--verify", "--size", "4M", "--connections", 2,
+                    "--requests", 3000, "--json", *args, status=status)
+
+    def test_certificates(self):
+        target = self.start("malloc:8M", args=["--tls-certificates", self.pki.dir,
+                                               "--tls-verify-peer"], tcp=True)
+        tls_uri = target.uri().replace("nbd:", "nbds:")
+        for args in ([], ["--bs", "64k"], ["--structured"], ["--extended"]):
+            self.assertEqual(self.load(tls_uri, "--tls-certificates", self.pki.dir,
+                                       "--tls-hostname", "localhost", *args).json["errors"], 0)
+        self.load(f"{tls_uri}?tls-certificates={self.pki.dir}")
+        self.load(target.uri(), "--tls-certificates", self.pki.dir)
+
+    def test_refused(self):
+        target = self.start("malloc:8M", args=["--tls-certificates", self.pki.dir], tcp=True)
+        tls_uri = target.uri().replace("nbd:", "nbds:")
+        self.assertIn("requires TLS", self.load(target.uri(), status=1).err)
+        self.assertIn("--tls-certificates", self.load(tls_uri, status=1).err)
+        self.assertIn("TLS: ", self.load(tls_uri, "--tls-certificates", self.other.dir,
+                                         status=1).err)
+        done = self.load(tls_uri, "--tls-certificates", self.pki.dir, "--tls-hostname", "else",
+                         status=1)
+        self.assertIn("TLS: ", done.err)
+        self.load(tls_uri, "--tls-certificates", self.pki.dir, "--tls-hostname", "else",
+                  "--tls-no-verify")
+        done = self.load(tls_uri, "--tls-certificates", "/nowhere", status=1)
+        self.assertIn("/nowhere", done.err)
+        plain = self.start("malloc:8M", tcp=True)
+        done = self.load(plain.uri(), "--tls-certificates", self.pki.dir, status=1)
+        self.assertIn("the server", done.err)
+
+    def test_psk(self):
+        path = psk_file(self.path("keys.psk"), alice="0123456789abcdef" * 4, bob="ab" * 32)
+        target = self.start("malloc:8M", args=["--tls-psk", path], tcp=True)
+        uri = target.uri().replace("nbd://", "nbds://alice@")
+        self.load(uri, "--tls-psk", path)
+        self.load(f"{uri}?tls-psk-file={path}")
+        self.load(target.uri(), "--tls-psk", path, "--tls-username", "bob")
+        wrong = psk_file(self.path("wrong.psk"), alice="ff" * 32)
+        self.assertIn("TLS: ", self.load(uri, "--tls-psk", wrong, status=1).err)
+
+    def test_killed(self):
+        target = self.start("malloc:8M", args=["--tls-certificates", self.pki.dir], tcp=True)
+        run = Perf(target.uri(), "--tls-certificates", self.pki.dir, "--time", 30)
+        wait_for(lambda: target.rpc("connection_get_connections"), 20, "the connection")
+        time.sleep(0.3)
+        target.checked = True
+        target.kill()
+        done = run.wait()
+        self.assertEqual(done.status, 2, done)
+
+
+# ---- How it fails ----
+
+class Failures(PerfTest):
+    def refused(self, *args, word):
+        started = time.monotonic()
+        done = perf(*args, status=1)
+        self.assertIn(word, done.err)
+        self.assertEqual(len(done.err.splitlines()), 1, done.err)
+        self.assertTrue(done.err.startswith("pollux-perf: "), done.err)
+        self.assertEqual(done.out, "")
+        return time.monotonic() - started
+
+    def test_bad_options(self):
+        for args, word in (([], "URI"), (["nbd://h", "--rw", "x"], "--rw"), (["x"], "x"),
+                           (["nbd://h", "--bs", "x"], "--bs"),
+                           (["nbd://h", "--nonsense"], "--nonsense is no option"),
+                           (["nbd+unix:///x"], "socket")):
+            self.refused(*args, word=word)
+
+    def test_help_and_version(self):
+        self.assertIn("--iodepth", perf("--help").out)
+        self.assertRegex(perf("--version").out, r"^pollux-perf \d+\.\d+")
+
+    def test_what_does_not_fit_the_export(self):
+        target = self.start("malloc:1M", args=["--read-only"])
+        uri = target.uri()
+        self.refused(uri, "--rw", "write", word="read-only")
+        self.refused(uri, "--offset", "1M", word="beyond the export's end (1M)")
+        self.refused(uri, "--offset", "4k", "--size", "1M", word="beyond the export's end (1M)")
+        self.refused(uri, "--bs", "2M", word="no room for a single block")
+        self.refused(uri, "--verify", "--bs", "64k", word="blocks")
+        self.refused(uri, "--discard", word="--discard is for TCP")
+
+    def test_block_size_constraints(self):
+        infos = struct.pack(">HLLL", 3, 4096, 4096, 65536)
+        server = self.fake(lambda *_: False, infos=infos)
+        self.refused(server.uri(), "--bs", "6k", word="minimum block size, 4K")
+        self.refused(server.uri(), "--offset", "1k", word="minimum block size, 4K")
+        self.refused(server.uri(), "--bs", "128k", word="the largest request that the server "
+                     "takes, 64K")
+
+    def test_what_the_server_lacks(self):
+        server = self.fake(lambda *_: False, flags=rawnbd.HAS_FLAGS)
+        self.refused(server.uri(), "--rw", "write", "--fua", word="FUA")
+        self.refused(server.uri(), "--rw", "write", "--flush-every", 1, word="FLUSH")
+        self.refused(server.uri(), "--structured", word="structured replies")
+        self.refused(server.uri(), "--extended", word="extended headers")
+
+    def test_unknown_export(self):
+        target = self.start("a=malloc:1M", tcp=True)
+        self.refused(target.uri("b"), word="no such export: there is no export of this name")
+
+    def test_nobody_there(self):
+        self.refused(f"nbd://127.0.0.1:{harness.free_port()}", word="Connection refused")
+        self.refused(f"nbd+unix:///?socket={self.path('none')}", word="No such file")
+
+    def test_silence_in_the_handshake(self):
+        server = self.fake(None, accept=False)
+        self.refused(server.uri(), "--timeout", "0.5", word="no answer in time (--timeout)")
+
+    def test_no_nbd_server(self):
+        server = self.fake(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                           greet=False)
+        self.refused(server.uri(), word="this is no NBD server")
+
+    def test_cpu_that_is_not_there(self):
+        target = self.start("malloc:1M")
+        self.refused(target.uri(), "--cores", "1023", word="CPU 1023")
+
+    def test_server_killed(self):
+        """The summary so far, the connection that was lost, exit status 2."""
+        target = self.start("malloc:16M", tcp=True)
+        run = Perf(target.uri(), "--time", 60, "--connections", 3)
+        wait_for(lambda: target.rpc("export_get_iostat")["exports"][0]["read"]["ops"] > 1000, 20,
+                 "requests")
+        target.checked = True
+        target.kill()
+        done = run.wait()
+        self.assertEqual(done.status, 2, done)
+        self.assertRegex(done.err,
+                         r"connection \d to nbd://.*: (the server closed|receiving|sending)")
+        self.assertRegex(done.out, r"reads +\d{2,}")
+
+    def test_server_stalls(self):
+        target = self.start("malloc:16M", tcp=True)
+        run = Perf(target.uri(), "--time", 60, "--timeout", 1, "--iodepth", 5, "--json")
+        wait_for(lambda: target.rpc("export_get_iostat")["exports"][0]["read"]["ops"] > 1000, 20,
+                 "requests")
+        target.signal(signal.SIGSTOP)
+        try:
+            done = run.wait()
+        finally:
+            target.signal(signal.SIGCONT)
+        self.assertEqual(done.status, 2, done)
+        self.assertIn("5 requests are waiting", done.json["failure"])
+
+    def test_interrupted(self):
+        """Ctrl-C: the summary so far; nothing is wrong with it."""
+        target = self.start("malloc:16M", tcp=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = target.rpc("export_get_iostat")["exports"][0]["read"]["ops"]
+            run = Perf(target.uri(), "--time", 0, "--json")
+            wait_for(lambda before=before: target.rpc("export_get_iostat")["exports"][0]["read"]
+                     ["ops"] > before + 1000, 20, "requests")
+            run.interrupt(number)
+            done = run.wait()
+            self.assertEqual(done.status, 0, done)
+            self.assertTrue(done.json["interrupted"])
+            self.assertGreater(done.json["reads"]["requests"], 1000)
+
+    def test_error_replies(self):
+        """Errors are counted, the first one is told in full; the rest goes on."""
+        target = self.start()
+        target.rpc("bdev_malloc_create", name="d", num_blocks=2048, block_size=512)
+        target.rpc("bdev_error_create", base_name="d")
+        target.rpc("export_create", name="e", bdev="EE_d")
+        for mode in ([], ["--structured"], ["--extended"]):
+            target.rpc("bdev_error_inject_error", name="EE_d", io_type="read",
+                       error_type="failure", num=7)
+            done = perf(target.uri("e"), "--requests", 500, "--json", *mode, status=2)
+            told = done.json
+            self.assertEqual((told["errors"], told["reads"]["requests"]), (7, 493))
+            self.assertIn("READ of 4096 bytes at", told["first_error"])
+            self.assertIn("EIO", done.err)
+
+    def broken(self, answer, word, *args, **kw):
+        server = self.fake(answer, **kw)
+        done = perf(server.uri(), "--time", 20, "--timeout", 10, *args, status=2)
+        self.assertIn(word, done.err)
+
+    def test_broken_protocol(self):
+        def wrong_cookie(sock, _command, cookie, _offset, length, _payload):
+            sock.sendall(good_reply(cookie ^ 1 << 40, bytes(length)))
+
+        def wrong_magic(sock, *_):
+            sock.sendall(b"?" * 16)
+
+        def twice(sock, _command, cookie, _offset, length, _payload):
+            sock.sendall(2 * good_reply(cookie, bytes(length)))
+
+        def simple(sock, _command, cookie, _offset, length, _payload):
+            sock.sendall(good_reply(cookie, bytes(length)))
+
+        def gap(sock, _command, cookie, offset, _length, _payload):
+            sock.sendall(struct.pack(">LHHQLQ", 0x668E33EF, 1, 1, cookie, 8 + 512, offset)
+                         + bytes(512))
+
+        self.broken(wrong_cookie, "a reply to no request", "--iodepth", 1)
+        self.broken(wrong_magic, "wrong magic")
+        self.broken(twice, "a reply to no request", "--rate", 50)
+        self.broken(simple, "a simple reply to a structured read", "--structured", structured=True)
+        self.broken(gap, "the chunks of a READ of 4096 bytes have 512", "--structured",
+                    structured=True)
+
+    def test_replies_out_of_order_and_in_pieces(self):
+        """Any order and any cutting of replies is right."""
+        waiting = []
+
+        def shuffle(sock, _command, cookie, _offset, length, _payload):
+            waiting.append(good_reply(cookie, bytes(length)))
+            if len(waiting) == 8:
+                data = b"".join(reversed(waiting))
+                waiting.clear()
+                for at in range(0, len(data), 777):
+                    sock.sendall(data[at:at + 777])
+
+        server = self.fake(shuffle)
+        told = perf(server.uri(), "--iodepth", 8, "--requests", 400, "--json").json
+        self.assertEqual((told["reads"]["requests"], told["errors"]), (400, 0))
+
+    def test_hangs_up(self):
+        served = []
+
+        def leave(sock, _command, cookie, _offset, length, _payload):
+            served.append(cookie)
+            if len(served) == 100:
+                return False
+            sock.sendall(good_reply(cookie, bytes(length)))
+            return True
+
+        self.broken(leave, "connection 0 to", "--iodepth", 4)
+
+    def test_errors_with_discard(self):
+        def error(sock, _command, cookie, _offset, _length, _payload):
+            sock.sendall(good_reply(cookie, error=5))
+
+        server = self.fake(error)
+        done = perf(server.uri(), "--discard", "--time", 20, "--timeout", 1, status=2)
+        self.assertRegex(done.err, "error 5|--discard")
+
+
+class Start(PerfTest):
+    def test_as_nobody(self):
+        """An ordinary user needs nothing special."""
+        if os.geteuid():
+            self.skipTest("needs root to become somebody else")
+        target = self.start("malloc:1M", tcp=True)
+        copy = self.path("pollux-perf")
+        shutil.copy(perftool.PERF, copy)
+        done = subprocess.run([copy, target.uri(), "--requests", "1000"], user=65534, group=65534,
+                              extra_groups=[], cwd="/", capture_output=True, text=True, timeout=60,
+                              env=harness.environment(), check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
