@@ -27,6 +27,7 @@
 enum {
 	OUT_BYTES = 32 << 10, /* options are short: names and contexts */
 	IN_BYTES = 64 << 10,
+	RETRY_US = 1000,
 };
 
 struct call {
@@ -89,8 +90,12 @@ static int connect_to(struct call *call, int family, const struct sockaddr *addr
 	call->line->fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (call->line->fd < 0)
 		return complain(call, -errno, "socket: %s", strerror(errno));
-	if (connect(call->line->fd, address, length)) {
-		/* EAGAIN: a unix socket's queue is full, and there is nothing to wait on */
+	while (connect(call->line->fd, address, length)) {
+		/* a unix socket's queue is full, and there is nothing to wait on */
+		if (errno == EAGAIN && now_ns() < call->deadline_ns) {
+			usleep(RETRY_US);
+			continue;
+		}
 		if (errno != EINPROGRESS)
 			return complain(call, -errno, "connecting: %s", strerror(errno));
 		int rc = await(call, POLLOUT, "connecting");
@@ -99,6 +104,7 @@ static int connect_to(struct call *call, int family, const struct sockaddr *addr
 		getsockopt(call->line->fd, SOL_SOCKET, SO_ERROR, &error, &error_bytes);
 		if (error)
 			return complain(call, -error, "connecting: %s", strerror(error));
+		break;
 	}
 	if (family == AF_INET || family == AF_INET6)
 		setsockopt(call->line->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
