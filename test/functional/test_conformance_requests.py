@@ -4,12 +4,14 @@ Conformance: which requests are carried out and which error refuses the others -
 every combination of flags, every kind of range, every kind of payload; and that the stream goes on.
 """
 
+import os
 import struct
 
 import conformance
 import rawnbd
 from conformance import SIZE, closes, table, tearDownModule
 from harness import KIB, MIB
+from matrix import DISK
 from rawnbd import (CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLAG_DF, CMD_FLAG_FAST_ZERO,
                     CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLAG_PAYLOAD_LEN, CMD_FLAG_REQ_ONE,
                     CMD_FLUSH, CMD_READ, CMD_RESIZE, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, EINVAL,
@@ -284,6 +286,51 @@ class LongReads(conformance.Rules):
         other.disconnect()
 
 
+class Cache(conformance.Rules):
+    """CACHE where there is a cache: of a file that is served through the kernel's."""
+
+    def cached(self):
+        """A connection to such an export, which lives as long as the shared one."""
+        client = self.client
+        if not hasattr(client, "cached"):
+            name = "c" + os.urandom(4).hex()
+            path = conformance.make_image(self.row, self.BIG)
+            client.target.rpc("bdev_file_create", name=name, filename=path, direct="off")
+            self.add_export(client.target, name)
+            client.cached = self.connect(name, client=self.beside(client, keep=True))
+            client.cached.write(0, b"c" * SIZE)
+        return client.cached
+
+    BIG = 64 << 30
+
+    def test_offered(self):
+        self.assertTrue(self.cached().flags & rawnbd.SEND_CACHE)
+
+    @table(byte=(0, 1), unaligned=(4097, 70001), written=(0, SIZE), hole=(SIZE, 64 * MIB),
+           last=(BIG - 1, 1), most=(0, 0xFFFFFFFF))
+    def test_range(self, offset, length):
+        cached = self.cached()
+        for flags in (0, CMD_FLAG_FUA):
+            self.answer(cached, 0, CMD_CACHE, offset, length, flags)
+        self.assertTrue(cached.read(0, SIZE) == b"c" * SIZE)
+
+    def test_all(self):
+        """The whole of it, in as many requests as the headers need."""
+        step = self.BIG if self.mode == EXTENDED else 1 << 31
+        for offset in range(0, self.BIG, step):
+            self.answer(self.cached(), 0, CMD_CACHE, offset, step)
+
+    @table(beyond=(BIG, 1), over=(BIG - 1, 2), overflow=(TOP, 1), top=(TOP - 4095, 8192))
+    def test_refused(self, offset, length):
+        self.answer(self.cached(), EINVAL, CMD_CACHE, offset, length)
+
+    def test_flags(self):
+        for flags in range(1, 64):
+            wanted = 0 if flags == CMD_FLAG_FUA else EINVAL
+            if not (flags & CMD_FLAG_PAYLOAD_LEN and self.mode == EXTENDED):
+                self.answer(self.cached(), wanted, CMD_CACHE, 0, 4096, flags)
+
+
 class ReadOnly(conformance.Rules):
     """Of an export that is read-only, what would write is refused before anything else."""
 
@@ -394,3 +441,4 @@ class Disc(conformance.Rules):
 
 conformance.across(globals(), Flags, Ranges, Payloads, LongReads, ReadOnly, Magic, Disc)
 conformance.across(globals(), LongHeaders, mode=conformance.MODES[2:])
+conformance.across(globals(), Cache, backend=(DISK,))

@@ -120,9 +120,14 @@ fua() {
 	check "FUA is announced to the kernel" test "$(cat /sys/block/nbd0/queue/fua)" = 1
 	check "a cache that must be flushed, too" \
 		test "$(cat /sys/block/nbd0/queue/write_cache)" = "write back"
+	mount -t tracefs tracefs /sys/kernel/tracing
+	echo 1 >/sys/kernel/tracing/events/block/block_rq_issue/enable
 	before=$(counter real num_write_ops)
 	check "O_DIRECT and O_DSYNC: a write with FUA" \
 		dd if=/vm/script of=/dev/nbd0 bs=4k count=1 oflag=direct,dsync
+	echo 0 >/sys/kernel/tracing/events/block/block_rq_issue/enable
+	# 43 is nbd; W, then F: a write with FUA, not one and a flush
+	check "the kernel sent it as one" grep -q 'block_rq_issue: 43,0 WF' /sys/kernel/tracing/trace
 	check "the write has arrived" more "$before" "$(counter real num_write_ops)"
 	check "and is in the file" cmp -n 4096 /vm/script /mnt/real.img
 }
