@@ -58,11 +58,39 @@ static int no_version(struct tls_session *session)
 		   the_peer(session), only_1_3 ? 3 : 2);
 }
 
-static int refused_by_peer(struct tls_session *session)
+/* What is said of a certificate by those who do not like it. */
+static bool is_distrust(int alert)
 {
-	const char *name = gnutls_alert_get_name(gnutls_alert_get(session->tls));
-	return say(session, -EPROTO, "%s ended TLS with the alert \"%s\"", the_peer(session),
-		   name ? name : "unknown");
+	switch (alert) {
+	case GNUTLS_A_BAD_CERTIFICATE:
+	case GNUTLS_A_UNSUPPORTED_CERTIFICATE:
+	case GNUTLS_A_CERTIFICATE_REVOKED:
+	case GNUTLS_A_CERTIFICATE_EXPIRED:
+	case GNUTLS_A_CERTIFICATE_UNKNOWN:
+	case GNUTLS_A_UNKNOWN_CA:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static int refused_by_peer(struct tls_session *session, int alert)
+{
+	const char *name = gnutls_alert_get_name(alert);
+	return say(session, -EPROTO, "%s ended TLS with the alert \"%s\"%s", the_peer(session),
+		   name ? name : "unknown",
+		   is_distrust(alert) ? ": it does not trust our certificate" : "");
+}
+
+/*
+ * A fatal alert in the clear, though all is encrypted by then: so OpenSSL says what it thinks of
+ * our certificate, and GnuTLS only that it does not decrypt. Anybody on the way could have written
+ * it; but the session is over anyway. 0: there is none.
+ */
+static int alert_in_clear(const struct tls_session *session)
+{
+	static const uint8_t head[] = {TLS_ALERT_BYTE, 3, 3, 0, 2, GNUTLS_AL_FATAL};
+	return memcmp(session->last, head, sizeof(head)) ? 0 : session->last[sizeof(head)];
 }
 
 /* A wrong key shows as something that does not decrypt: tell what was probably the matter. */
@@ -114,7 +142,12 @@ int tls_failure_explain(struct tls_session *session, int code)
 	if (session->state == TLS_HANDSHAKE && !looks_like_tls(session))
 		return not_tls(session);
 	if (code == GNUTLS_E_FATAL_ALERT_RECEIVED)
-		return refused_by_peer(session);
+		return refused_by_peer(session, gnutls_alert_get(session->tls));
+	if (session->state == TLS_HANDSHAKE && code == GNUTLS_E_DECRYPTION_FAILED) {
+		int alert = alert_in_clear(session);
+		if (alert)
+			return refused_by_peer(session, alert);
+	}
 	if (session->state == TLS_HANDSHAKE) {
 		int error = in_handshake(session, code);
 		if (error)

@@ -67,6 +67,7 @@ struct tls_session {
 	char *server_name; /* a client's: whom it wants; or NULL */
 	uint8_t first[4];  /* the first bytes received */
 	unsigned first_count;
+	uint8_t last[7]; /* the last bytes received in the handshake: an alert is so long */
 	bool psk_asked, psk_unknown; /* the client named an identity; it is not in the table */
 	int verify_alert;	     /* what the certificate was refused with, if reason is set */
 	char peer[TLS_NAME_BYTES];

@@ -11,6 +11,16 @@
 #include "lib/base/compiler.h"
 #include "lib/tls/internal.h"
 
+/* For failure.c, in the handshake. */
+static never_inline void remember(struct tls_session *session, const uint8_t *bytes, size_t count)
+{
+	for (size_t i = 0; session->first_count < sizeof(session->first) && i < count; i++)
+		session->first[session->first_count++] = bytes[i];
+	size_t n = MIN_OF(count, sizeof(session->last)), kept = sizeof(session->last) - n;
+	memmove(session->last, session->last + n, kept);
+	memcpy(session->last + kept, bytes + count - n, n);
+}
+
 static ssize_t pull(gnutls_transport_ptr_t arg, void *at, size_t count)
 {
 	struct tls_session *session = arg;
@@ -21,9 +31,8 @@ static ssize_t pull(gnutls_transport_ptr_t arg, void *at, size_t count)
 	}
 	count = MIN_OF(count, in->count);
 	memcpy(at, in->bytes, count);
-	for (size_t i = 0; unlikely(session->first_count < sizeof(session->first)) && i < count;
-	     i++)
-		session->first[session->first_count++] = in->bytes[i];
+	if (session->state == TLS_HANDSHAKE)
+		remember(session, in->bytes, count);
 	in->bytes += count;
 	in->count -= count;
 	return count;

@@ -274,8 +274,21 @@ class Refusals(TlsTest):
         done = run("nbdinfo", self.x509_uri(target, PKI.other.dir), check=False, timeout=60)
         self.assertNotEqual(done.returncode, 0)
         self.logged(target, "the client broke off in the handshake")
-        # OpenSSL says why in the clear, where only what is encrypted is listened to
-        self.refused_tls(target, context(None, ca=PKI.other), "Decryption has failed")
+        # OpenSSL says why, though in the clear
+        self.refused_tls(target, context(None, ca=PKI.other),
+                         'the alert "CA is unknown": it does not trust our certificate')
+        self.serves_tls(target)
+
+    def test_qemu_does_not_trust_us(self):
+        """It finishes the handshake and leaves."""
+        need_program("qemu-img")
+        target = self.start_x509(tcp=True)
+        done = run("qemu-img", "info", "--object",
+                   f"tls-creds-x509,id=t,dir={PKI.other.dir},endpoint=client", "--image-opts",
+                   f"driver=nbd,host=127.0.0.1,port={target.port},tls-creds=t", check=False,
+                   timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        self.logged(target, "broke off right after the handshake")
         self.serves_tls(target)
 
     def test_client_certificate_missing(self):
@@ -321,7 +334,7 @@ class Refusals(TlsTest):
         """It is served, with a warning: the client judges."""
         target = self.start_x509(directory=self.x509_dir(server="late"))
         self.assertIn("expired", target.log())
-        self.refused_tls(target, context(), "breaks TLS in the handshake")
+        self.refused_tls(target, context(), "it does not trust our certificate")
         lenient = context()
         lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE
         self.serves_tls(target, lenient)

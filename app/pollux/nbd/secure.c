@@ -42,6 +42,7 @@ struct secure {
 	bool in_clear;	      /* the ACK of STARTTLS is still to be sent */
 	bool replied;	      /* handshake replies are in the buffer: then the client may go on */
 	bool deaf;	      /* the socket takes nothing any more */
+	bool heard;	      /* the client has said something inside TLS */
 	int over;	      /* the result that ended reading; 0: it goes on */
 };
 
@@ -110,22 +111,39 @@ static void fail(struct connection *conn)
 	connection_finish(conn, why_over(conn));
 }
 
+static bool in_handshake(const struct connection *conn)
+{
+	return conn->state == CONN_HANDSHAKE &&
+	       tls_session_state(conn->tls->session) == TLS_HANDSHAKE;
+}
+
+/*
+ * A client that goes without a word, in TLS's handshake or as soon as it is over: libnbd does the
+ * one and qemu the other if they do not trust us, both without an alert.
+ */
+static void log_silent_end(const struct connection *conn, const char *how)
+{
+	char reason[160];
+	if (conn->tls->heard || conn->state != CONN_HANDSHAKE ||
+	    tls_session_state(conn->tls->session) == TLS_FAILED)
+		return;
+	snprintf(reason, sizeof(reason), "the client broke off %s (%s); it may not trust us",
+		 in_handshake(conn) ? "in the handshake" : "right after the handshake", how);
+	secure_log_failure(conn, reason);
+}
+
 bool secure_over(struct connection *conn)
 {
 	int over = conn->tls->over;
 	if (likely(!over) || conn->state >= CONN_FINISHING)
 		return false;
-	if (over == -ESHUTDOWN)
+	if (over == -ESHUTDOWN) {
+		log_silent_end(conn, "close_notify");
 		connection_finish(conn, why_over(conn));
-	else
+	} else {
 		fail(conn);
+	}
 	return true;
-}
-
-static bool in_handshake(const struct connection *conn)
-{
-	return conn->state == CONN_HANDSHAKE &&
-	       tls_session_state(conn->tls->session) == TLS_HANDSHAKE;
 }
 
 void secure_timed_out(struct connection *conn)
@@ -136,14 +154,7 @@ void secure_timed_out(struct connection *conn)
 
 void secure_broken_off(struct connection *conn, int error)
 {
-	char reason[160];
-	if (!in_handshake(conn))
-		return;
-	/* libnbd, for one, closes without an alert if it does not trust us */
-	snprintf(reason, sizeof(reason),
-		 "the client broke off in the handshake (%s); it may not trust us",
-		 error ? strerror(-error) : "end of file");
-	secure_log_failure(conn, reason);
+	log_silent_end(conn, error ? strerror(-error) : "end of file");
 }
 
 bool secure_info(const struct connection *conn, struct tls_session_info *info)
@@ -193,8 +204,10 @@ void secure_receive(struct connection *conn, const uint8_t *bytes, size_t count)
 	if (likely(open)) {
 		uint8_t *plain = conn->core->secure.plain;
 		tls->over = tls_session_read(tls->session, &in, plain, PLAIN_BYTES, &got, NULL);
-		if (likely(got))
+		if (likely(got)) {
+			tls->heard = true;
 			receive_take(conn, plain, got);
+		}
 		if (unlikely(tls->over && tls->over != -ESHUTDOWN && conn->state != CONN_DEAD))
 			give_up_replies(conn);
 	}

@@ -48,7 +48,7 @@ void secure_receive(struct connection *conn, const uint8_t *bytes, size_t count)
 bool secure_over(struct connection *conn);
 /* The handshake's time is over: told if it was TLS that was waited for. */
 void secure_timed_out(struct connection *conn);
-/* The socket has ended; error: -errno, or 0: in order. Told if TLS was not up yet. */
+/* The socket has ended; error: -errno, or 0: in order. Told if nothing was said inside TLS yet. */
 void secure_broken_off(struct connection *conn, int error);
 /* False: TLS is not up yet, or not any more. */
 bool secure_info(const struct connection *conn, struct tls_session_info *info);
