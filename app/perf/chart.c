@@ -105,7 +105,7 @@ static void ticks(const struct chart *chart, const struct chart_axis *axis)
 	}
 	step = chart_round_up((axis->high - axis->low) / TICKS);
 	for (double at = ceil(axis->low / step - 1e-9); at * step <= axis->high + step * 1e-9; at++)
-		tick(chart, axis, at * step);
+		tick(chart, axis, at * step + 0.0); /* no "-0" */
 }
 
 void chart_begin(struct chart *chart)

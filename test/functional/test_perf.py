@@ -295,6 +295,7 @@ class Reports(PerfTest):
                 for x, y in points:
                     self.assertTrue(0 <= x <= 900 and 0 <= y <= 280, (x, y))
         self.assertIn("<rect", charts[2])
+        self.assertNotIn(">-0", text)
 
     def test_progress_line(self):
         """On a terminal there is a line, renewed; elsewhere nothing."""

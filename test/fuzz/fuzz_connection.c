@@ -37,7 +37,7 @@ enum {
 	RAW_MOST_BYTES = 0xc0,
 	PAYLOAD_MOST_BYTES = 4 << 20,
 	/* of one input: else a few of them take all the fuzzer's time */
-	TRAFFIC_MOST_BYTES = 24 << 20,
+	TRAFFIC_MOST_BYTES = 12 << 20,
 	TICK_US = 100000,
 	ENDING_US = 2000000,
 	ENDING_STEPS = 15,

@@ -189,6 +189,11 @@ def connection():
     broken = b"\xd5" + step_request(0, length=0x400) * 9 + b"\xd2" + raw(b"G" * 90) + b"\xd5"
     for mode in (2, 4):
         yield f"broken_tls{mode}", bytes([0x85, mode + 8]) + broken + SETTLE + SECOND
+    # a simple reply has begun, and an error must wait for its end
+    behind = (step_request(0, length=0x300, shifts=0xC0) + PASS * 8
+              + step_request(0, offset=0xFFFF, shifts=0x0F) + PASS * 4)
+    yield "error_behind", b"\x80\x0a" + behind * 2 + READS + SETTLE + step_request(2)
+    yield "error_dropped", b"\x80\x0a" + behind + CLOSE + SECOND
     yield "clear_in_tls", b"\5\2" + some + b"\xd2" + some
     yield "handshake_time", b"\1\1" + raw(option(STARTTLS)) + b"\xc5\xff"
     hellos = os.path.join(HERE, "tls")
