@@ -3,7 +3,8 @@
 The matrix of what a test runs on: backend x transport x core arrangement.
 
 By default six combinations cover every pair of choices; POLLUX_TEST_FULL=1 takes all twelve. The
-conformance suite has two dimensions more, the replies' mode and TLS: DIMENSIONS, cover().
+conformance suite has three dimensions more, the replies' mode, TLS, and whether the build has
+sanitizers, so that each build runs a part of the cover: DIMENSIONS, BUILDS, cover().
 """
 
 import collections
@@ -21,6 +22,8 @@ MODES = ("simple", "structured", "extended")  # in the order of rawnbd's numbers
 Row = collections.namedtuple("Row", "mode security transport backend arrangement")
 DIMENSIONS = Row(MODES, (PLAIN, TLS), (UNIX, TCP, STDIO), (MALLOC, DISK, TMPFS, NULL),
                  (TOGETHER, APART))
+
+BUILDS = (False, True)  # sanitized
 
 PAIRWISE = [(MALLOC, UNIX, TOGETHER), (MALLOC, TCP, APART),
             (DISK, TCP, TOGETHER), (DISK, UNIX, APART),
@@ -47,14 +50,17 @@ def greedy(rows):
 def cover(dimensions):
     """Few rows in which every choice of one dimension meets every choice of every other: the
     shortest of some tries, which are the same every time."""
-    rows = [Row(*row) for row in itertools.product(*dimensions)]
+    rows = list(itertools.product(*dimensions))
     return min((greedy(random.Random(seed).sample(rows, len(rows))) for seed in range(12)), key=len)
 
 
 def rows_of(**only):
-    """The rows to run on, of those dimensions in which something is left out."""
+    """The rows to run on in this build, of those dimensions in which something is left out."""
     dimensions = DIMENSIONS._replace(**only)
-    return [Row(*row) for row in itertools.product(*dimensions)] if FULL else cover(dimensions)
+    if FULL:
+        return [Row(*row) for row in itertools.product(*dimensions)]
+    return [Row(*row) for *row, sanitized in cover((*dimensions, BUILDS))
+            if sanitized == harness.SANITIZED]
 
 
 class MatrixTest(harness.TargetTest):

@@ -69,7 +69,8 @@ class Matrix(unittest.TestCase):
     """The default run's rows bring together any two choices of different dimensions."""
 
     def check(self, dimensions):
-        everything = [matrix.Row(*row) for row in itertools.product(*dimensions)]
+        dimensions = (*dimensions, matrix.BUILDS)
+        everything = list(itertools.product(*dimensions))
         rows = matrix.cover(dimensions)
         self.assertEqual(set().union(*map(matrix.pairs, rows)),
                          set().union(*map(matrix.pairs, everything)))
