@@ -83,8 +83,8 @@ export -f fuzz_one
 export root
 
 fuzz() {
-	local dir=$root/build-fuzz seconds=60 names
-	[ -z "$full" ] || seconds=600
+	local dir=$root/build-fuzz seconds=60 fuzzers=$((2 * jobs)) names
+	[ -z "$full" ] || seconds=600 fuzzers=$jobs
 	names=$(cd "$root/test/fuzz" && for file in fuzz_*"$filter"*.c; do
 		name=${file#fuzz_}
 		[ ! -f "$file" ] || echo "${name%.c}"
@@ -97,7 +97,7 @@ fuzz() {
 	# shellcheck disable=SC2046
 	build "$dir" $(for name in $names; do echo "test/fuzz/fuzz-${name//_/-}"; done)
 	say "== fuzzing for $seconds s each =="
-	xargs -P "$jobs" -I '{}' bash -c "fuzz_one '$dir' '{}' $seconds" <<<"$names" \
+	xargs -P "$fuzzers" -I '{}' bash -c "fuzz_one '$dir' '{}' $seconds" <<<"$names" \
 		>"$dir/meson-logs/testlog.json"
 	results+=("$dir")
 }
