@@ -15,9 +15,12 @@
 
 enum { NVME_QUEUE_COMMANDS_MAX = 1024 };
 
+enum { NVME_WHY_BYTES = 512, NVME_ADDRESS_BYTES = 256, NVME_CONTROLLER_NAME_BYTES = 64 };
+
 struct nvme_queue;
 struct nvme_io;
 struct nvme_namespace;
+struct nvme_controller;
 
 /*
  * One command. Above the transport: sqe (but for cid, prp1, prp2, PSDT), iov, iovcnt, bytes, done,
@@ -64,9 +67,51 @@ struct nvme_transport {
 	int (*issue)(struct nvme_queue *queue, struct nvme_command *command);
 	/* (core) Has waited too long: try to end it early. */
 	void (*abort)(struct nvme_queue *queue, struct nvme_command *command);
-	/* Frees what the namespace holds of the transport; its bdev is gone. Control thread. */
+	/* Frees what the namespace holds of the transport; its bdev is gone. Control thread. May be
+	 * NULL. */
 	void (*namespace_free)(struct nvme_namespace *ns);
+	/*
+	 * (worker) Opens what stands at the address ("0000:01:00.0", "/dev/ng0n1") and finds its
+	 * namespaces: nvme_namespace_add() for each, which are not registered yet. 0 with a controller
+	 * that the transport has allocated (the first member of its own), or -errno and a sentence that
+	 * says what to do.
+	 */
+	int (*attach)(const char *address, struct nvme_controller **controller,
+		      char why[NVME_WHY_BYTES]);
+	/*
+	 * (worker) Ends it in an orderly way and frees it; no queue is in use any more. A process
+	 * ends only after that: the last bdev_destroyed() of a controller's comes behind it.
+	 */
+	void (*detach)(struct nvme_controller *controller);
+	/*
+	 * (worker) One admin command, which waits its turn. `bytes` come from or go to `data`. The
+	 * status, or -errno where none was got.
+	 */
+	int (*admin)(struct nvme_controller *controller, const struct nvme_sqe *sqe, void *data,
+		     uint32_t bytes, uint32_t *result);
+	/* Control thread: a reset by hand; commands in flight are done again. NULL: there is none. */
+	int (*reset)(struct nvme_controller *controller);
 };
+
+/*
+ * What attach() has opened. Owned by the control thread; on the worker while attach() and detach()
+ * run. The transport fills address, identify; the rest is the common half's.
+ */
+struct nvme_controller {
+	const struct nvme_transport *transport;
+	char name[NVME_CONTROLLER_NAME_BYTES];
+	char address[NVME_ADDRESS_BYTES];
+	struct nvme_identify_controller identify;
+	TAILQ_HEAD(, nvme_namespace) namespaces;
+	bool gone; /* nvme_controller_gone() was called */
+	TAILQ_ENTRY(nvme_controller) link;
+};
+
+/*
+ * From a transport, control thread: the device is gone, or can not be made to work again. Its bdevs
+ * are removed by force, then it is detached. Commands end with -ENODEV by then.
+ */
+void nvme_controller_gone(struct nvme_controller *controller);
 
 /*
  * A namespace as a bdev. The transport fills the geometry by nvme_namespace_describe() from what
@@ -75,6 +120,8 @@ struct nvme_transport {
 struct nvme_namespace {
 	struct bdev bdev;
 	const struct nvme_transport *transport;
+	struct nvme_controller *controller;
+	TAILQ_ENTRY(nvme_namespace) link; /* of the controller's */
 	uint32_t nsid;
 	uint32_t block_shift;
 	uint32_t transfer_bytes_max; /* of one READ or WRITE: MDTS; a multiple of the block */
@@ -85,5 +132,14 @@ struct nvme_namespace {
 	/* errors by what they were, counted on the cores with counter_add() at [reactor index] */
 	struct nvme_error_counters *errors;
 };
+
+/*
+ * From a transport, in attach(): one more namespace, described by what IDENTIFY told. 0; -ENOTSUP and
+ * a sentence: a format that is not served (metadata); -EINVAL: what the device tells makes no sense;
+ * -ENOMEM.
+ */
+int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
+		       const struct nvme_identify_namespace *identify, uint32_t transfer_bytes_max,
+		       struct nvme_namespace **ns, char why[NVME_WHY_BYTES]);
 
 #endif
