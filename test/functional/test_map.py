@@ -160,7 +160,8 @@ class Cost(MatrixTest):
                 if tracer.poll() is None:
                     tracer.send_signal(signal.SIGINT)
         self.assertEqual(before, [], "READs before the map was known")
-        self.assertTrue(asked, "the tracing does not work")
+        if self.backend != MALLOC:  # which knows its map without asking
+            self.assertTrue(asked, "the tracing does not work")
         self.assertEqual(after, asked, "READs after the map was known")
         for client in clients:
             client.disconnect()

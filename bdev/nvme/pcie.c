@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pcie: the transport: a controller (pcie_controller.h) on a device (pcie_vfio.h). attach() and
+ * detach() run on workers, the queues' functions on their cores; the kernel's request to give the
+ * device back is watched by the control thread.
+ */
+#include "bdev/nvme/pcie.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bdev/nvme/pcie_controller.h"
+#include "bdev/nvme/pcie_vfio.h"
+#include "lib/base/log.h"
+#include "reactor/control.h"
+
+enum { PAUSE_NS = 100000 };
+
+struct pcie {
+	struct pcie_controller controller;
+	struct pcie_device device;
+	struct control_watch request; /* fd -1: not watched */
+};
+
+static struct pcie *pcie_of(struct nvme_controller *base)
+{
+	return container_of(base, struct pcie, controller.base);
+}
+
+/* ---- What the controller needs of the machine ---- */
+
+static int memory_get(struct pcie_controller *controller, size_t bytes, struct pcie_memory *memory,
+		      char why[NVME_WHY_BYTES])
+{
+	struct pcie *pcie = container_of(controller, struct pcie, controller);
+	return pcie_memory_get(memory, bytes, pcie->device.node, why);
+}
+
+static void memory_put(struct pcie_controller *controller, struct pcie_memory *memory)
+{
+	pcie_memory_put(memory);
+}
+
+static uint64_t now_ms(struct pcie_controller *controller)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void pause_a_moment(struct pcie_controller *controller)
+{
+	nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+}
+
+static void stop_dma(struct pcie_controller *controller)
+{
+	pcie_device_stop(&container_of(controller, struct pcie, controller)->device);
+}
+
+static const struct pcie_backend backend = {
+	.memory_get = memory_get,
+	.memory_put = memory_put,
+	.now_ms = now_ms,
+	.pause = pause_a_moment,
+	.stop_dma = stop_dma,
+};
+
+/* ---- The kernel wants the device back ---- */
+
+static void requested(struct control_watch *watch, uint32_t events)
+{
+	struct pcie *pcie = container_of(watch, struct pcie, request);
+	uint64_t count;
+	ssize_t ignored = read(watch->fd, &count, sizeof(count));
+	(void)ignored;
+	pcie_controller_remove(&pcie->controller);
+}
+
+static void begin_watch(void *arg)
+{
+	struct pcie *pcie = arg;
+	pcie->request.ready = requested;
+	pcie->request.fd = pcie->device.request_fd;
+	if (pcie->request.fd >= 0 && control_watch_add(&pcie->request, EPOLLIN))
+		pcie->request.fd = -1;
+	atomic_fetch_sub(&pcie->controller.pending, 1);
+}
+
+static void end_watch(void *arg)
+{
+	struct pcie *pcie = arg;
+	if (pcie->request.fd >= 0)
+		control_watch_remove(&pcie->request);
+	atomic_fetch_sub(&pcie->controller.pending, 1);
+}
+
+/* ---- Attaching ---- */
+
+static void tell(const struct pcie_controller *controller)
+{
+	const struct nvme_identify_controller *identify = &controller->base.identify;
+	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
+		   controller->base.address, (int)sizeof(identify->model), identify->model,
+		   controller->queue_count, controller->queue_count == 1 ? "" : "s",
+		   (unsigned)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) -
+			   1,
+		   controller->transfer_bytes_max >> 10,
+		   controller->shadows ? ", shadow doorbells" : "");
+}
+
+static int start(struct pcie *pcie, char *why)
+{
+	struct pcie_controller *controller = &pcie->controller;
+	controller->backend = &backend;
+	controller->registers = pcie->device.registers;
+	controller->dma = pcie_dma_buffers();
+	controller->base.transport = &nvme_pcie_transport;
+	TAILQ_INIT(&controller->base.namespaces);
+	pcie_reset_init(controller);
+	snprintf(controller->base.address, sizeof(controller->base.address), "%s",
+		 pcie->device.address);
+	int error = pcie_controller_start(controller, why);
+	if (error)
+		return error;
+	error = pcie_controller_add_namespaces(controller, why);
+	if (error)
+		pcie_controller_stop(controller);
+	else
+		tell(controller);
+	return error;
+}
+
+static int attach(const char *address, struct nvme_controller **controller,
+		  char why[NVME_WHY_BYTES])
+{
+	struct pcie *pcie = calloc(1, sizeof(*pcie));
+	if (!pcie) {
+		snprintf(why, NVME_WHY_BYTES, "no memory");
+		return -ENOMEM;
+	}
+	int error = pcie_device_open(&pcie->device, address, why);
+	if (error) {
+		free(pcie);
+		return error;
+	}
+	error = start(pcie, why);
+	if (error) {
+		pcie_device_close(&pcie->device);
+		free(pcie);
+		return error;
+	}
+	pcie->request.fd = -1;
+	atomic_fetch_add(&pcie->controller.pending, 1);
+	control_send(begin_watch, pcie);
+	*controller = &pcie->controller.base;
+	return 0;
+}
+
+static void detach(struct nvme_controller *base)
+{
+	struct pcie *pcie = pcie_of(base);
+	atomic_fetch_add(&pcie->controller.pending, 1);
+	control_send(end_watch, pcie);
+	pcie_controller_wait(&pcie->controller);
+	pcie_controller_stop(&pcie->controller);
+	pcie_device_close(&pcie->device);
+	free(pcie);
+}
+
+/* ---- On the cores ---- */
+
+static struct nvme_queue *queue_get(struct nvme_namespace *ns)
+{
+	struct pcie *pcie = pcie_of(ns->controller);
+	struct pcie_queue *queue = pcie->controller.queues[reactor_self->index];
+	if (!queue) {
+		errno = ENODEV;
+		return NULL;
+	}
+	pcie_queue_open(queue);
+	return &queue->base;
+}
+
+const struct nvme_transport nvme_pcie_transport = {
+	.name = "PCIe",
+	.queue_get = queue_get,
+	.queue_put = pcie_queue_close,
+	.issue = pcie_queue_issue,
+	.abort = pcie_queue_abort,
+	.attach = attach,
+	.detach = detach,
+	.admin = pcie_controller_admin,
+	.reset = pcie_controller_reset,
+};
