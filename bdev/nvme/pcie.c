@@ -105,9 +105,12 @@ static void end_watch(void *arg)
 static void tell(const struct pcie_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->base.identify;
+	int length = sizeof(identify->model);
+	while (length && identify->model[length - 1] == ' ')
+		length--;
 	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
-		   controller->base.address, (int)sizeof(identify->model), identify->model,
-		   controller->queue_count, controller->queue_count == 1 ? "" : "s",
+		   controller->base.address, length, identify->model, controller->queue_count,
+		   controller->queue_count == 1 ? "" : "s",
 		   (unsigned)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) -
 			   1,
 		   controller->transfer_bytes_max >> 10,
