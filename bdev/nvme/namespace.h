@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * namespace: a namespace as a bdev: its geometry from what IDENTIFY tells, registering, growing and
+ * shrinking, and the end. Control thread, where nothing else is said.
+ */
+#ifndef POLLUX_BDEV_NVME_NAMESPACE_H
+#define POLLUX_BDEV_NVME_NAMESPACE_H
+
+#include "bdev/nvme/transport.h"
+
+extern const struct bdev_type bdev_nvme_type;
+
+static inline struct nvme_namespace *nvme_namespace_of(const struct bdev *bdev)
+{
+	return container_of(bdev, struct nvme_namespace, bdev);
+}
+
+/*
+ * Any thread: fills the geometry and capabilities from IDENTIFY's answers. 0; -ENOTSUP (metadata,
+ * protection information), -EINVAL (size 0, a block that is no power of two from 512 to 64 KiB, more
+ * bytes than 63 bits), with a sentence. transfer_bytes_max 0: no limit.
+ */
+int nvme_namespace_describe(struct nvme_namespace *ns,
+			    const struct nvme_identify_controller *controller,
+			    const struct nvme_identify_namespace *identify,
+			    uint32_t transfer_bytes_max, char why[NVME_WHY_BYTES]);
+
+/* Frees one that was never registered. */
+void nvme_namespace_free(struct nvme_namespace *ns);
+
+/* IDENTIFY has told this size (blocks): takes it over and tells who uses the bdev. */
+void nvme_namespace_resized(struct nvme_namespace *ns, uint64_t blocks);
+
+#endif
