@@ -91,6 +91,8 @@ struct nvme_transport {
 		     uint32_t bytes, uint32_t *result);
 	/* Control thread: a reset by hand; commands in flight are done again. NULL: there is none. */
 	int (*reset)(struct nvme_controller *controller);
+	/* Control thread: adds members for bdev_nvme_get_controllers. May be NULL. */
+	void (*dump)(const struct nvme_controller *controller, json_t *object);
 };
 
 /*
