@@ -27,6 +27,7 @@
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
 #include "bdev/null/null.h"
+#include "bdev/nvme/nvme.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/size.h"
@@ -150,6 +151,11 @@ static void create_bdev(struct spec *spec)
 			.read_only = spec->read_only,
 		};
 		bdev_file_create(&file, bdev_ready, spec);
+		return;
+	}
+	if (spec->kind == SPEC_NVME) {
+		struct bdev_nvme_options nvme = {.address = spec->path, .nsid = spec->nsid};
+		bdev_nvme_open(&nvme, bdev_ready, spec);
 		return;
 	}
 	if (spec->kind == SPEC_MALLOC) {
