@@ -163,7 +163,8 @@ class Power(unittest.TestCase):
             self.served.append(served)
             options += [target.device, ("" if target.device == "--disk" else "image=")
                         + served.disk.uri()]
-            specs.append(f"{target.name}={target.spec.format(name)}")
+            node = name.replace("nvme", "ng") if target.spec.startswith("nvme:") else name
+            specs.append(f"{target.name}={target.spec.format(node)}")
             if target.file:
                 mounts.append(name)
         port, stat_port = free_port(), free_port()
