@@ -195,6 +195,8 @@ static void create_tls(void)
 	static struct tls_credentials_config config;
 	config.directory = options.tls_certificates;
 	config.psk_file = options.tls_psk;
+	config.priority = options.tls_priority;
+	config.kernel = options.tls_kernel;
 	config.verify_peer = options.tls_verify_peer ? TLS_VERIFY_REQUIRE : TLS_VERIFY_NONE;
 	named_credentials_create(TLS_NAME, &config, (struct named_done){tls_ready, NULL});
 }
