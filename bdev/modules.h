@@ -12,6 +12,7 @@ extern const struct rpc_table bdev_null_rpc;
 extern const struct rpc_table bdev_file_rpc;
 extern const struct rpc_table bdev_delay_rpc;
 extern const struct rpc_table bdev_error_rpc;
+extern const struct rpc_table bdev_nvme_rpc;
 
 /* All of the above, ended by NULL: whoever makes the server copies them behind its own. */
 extern const struct rpc_table *const bdev_rpc_tables[];

@@ -27,6 +27,7 @@
 #include "bdev/malloc/malloc.h"
 #include "bdev/modules.h"
 #include "bdev/null/null.h"
+#include "bdev/nvme/nvme.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/size.h"
@@ -151,6 +152,11 @@ static void create_bdev(struct spec *spec)
 		bdev_file_create(&file, bdev_ready, spec);
 		return;
 	}
+	if (spec->kind == SPEC_NVME) {
+		struct bdev_nvme_options nvme = {.address = spec->path, .nsid = spec->nsid};
+		bdev_nvme_open(&nvme, bdev_ready, spec);
+		return;
+	}
 	if (spec->kind == SPEC_MALLOC) {
 		struct bdev_malloc_options memory = {
 			.name = spec->name[0] ? spec->name : NULL,
@@ -188,6 +194,8 @@ static void create_tls(void)
 	static struct tls_credentials_config config;
 	config.directory = options.tls_certificates;
 	config.psk_file = options.tls_psk;
+	config.priority = options.tls_priority;
+	config.kernel = options.tls_kernel;
 	config.verify_peer = options.tls_verify_peer ? TLS_VERIFY_REQUIRE : TLS_VERIFY_NONE;
 	named_credentials_create(TLS_NAME, &config, (struct named_done){tls_ready, NULL});
 }

@@ -21,7 +21,9 @@ static const char help[] =
 	"  null:SIZE             reads zeroes, drops writes\n"
 	"  file:PATH[?OPTIONS]   a file or block device; OPTIONS, joined by '&':\n"
 	"                        direct=auto|on|off, read-only=on|off (%3F and %25: '?' and '%')\n"
-	"  PATH                  the same without options (contains '/', or exists)\n"
+	"  nvme:ADDRESS[/nN]     a namespace of an NVMe device by its PCI address (0000:01:00.0/n1),\n"
+	"                        or of the kernel's driver by its path (/dev/ng0n1)\n"
+	"  PATH                  a file, without options (contains '/', or exists)\n"
 	"  SIZE takes K, M, G, T. Without a SPEC pollux waits for RPC.\n"
 	"\n"
 	"Options:\n"
@@ -33,6 +35,8 @@ static const char help[] =
 	"      --tls MODE        off, on (clients may use it), require (they must: the default\n"
 	"                        with one of the two above); for every listener and --stdio\n"
 	"      --tls-verify-peer clients must show a certificate that DIR/ca-cert.pem has signed\n"
+	"      --tls-priority STRING  ciphers and versions as a GnuTLS priority string\n"
+	"      --tls-kernel      let the kernel make the records, where it can (module tls)\n"
 	"  -s, --stdio           serve one client on standard input and output, then end\n"
 	"  -r, --rpc-socket PATH control socket, or \"none\" (default /run/pollux.sock as root, "
 	"else\n"
@@ -74,6 +78,8 @@ enum {
 	OPT_TLS_PSK,
 	OPT_TLS,
 	OPT_TLS_VERIFY_PEER,
+	OPT_TLS_PRIORITY,
+	OPT_TLS_KERNEL,
 	OPT_VERSION,
 };
 
@@ -97,6 +103,8 @@ static const struct option long_options[] = {
 	{"tls-psk", required_argument, NULL, OPT_TLS_PSK},
 	{"tls", required_argument, NULL, OPT_TLS},
 	{"tls-verify-peer", no_argument, NULL, OPT_TLS_VERIFY_PEER},
+	{"tls-priority", required_argument, NULL, OPT_TLS_PRIORITY},
+	{"tls-kernel", no_argument, NULL, OPT_TLS_KERNEL},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -179,6 +187,8 @@ static bool check_tls(struct options *options)
 		wrong = "--tls-verify-peer needs --tls-certificates";
 	else if (options->tls > LISTENER_TLS_OFF && !credentials)
 		wrong = "--tls needs --tls-certificates or --tls-psk";
+	else if ((options->tls_kernel || options->tls_priority) && !credentials)
+		wrong = "--tls-kernel and --tls-priority need --tls-certificates or --tls-psk";
 	if (wrong) {
 		fprintf(stderr, "pollux: %s\n", wrong);
 		return false;
@@ -242,6 +252,12 @@ static bool take_option(int option, const char *value, struct options *options)
 		return parse_tls(value, options);
 	case OPT_TLS_VERIFY_PEER:
 		options->tls_verify_peer = true;
+		return true;
+	case OPT_TLS_PRIORITY:
+		options->tls_priority = value;
+		return true;
+	case OPT_TLS_KERNEL:
+		options->tls_kernel = true;
 		return true;
 	default:
 		return false;

@@ -29,7 +29,9 @@ struct options {
 	const char *tls_certificates; /* a directory, or NULL */
 	const char *tls_psk;	      /* a file, or NULL */
 	bool tls_verify_peer;
-	int tls; /* enum listener_tls */
+	bool tls_kernel;
+	const char *tls_priority; /* NULL: ours */
+	int tls;		  /* enum listener_tls */
 	uint32_t idle_poll_us;
 	uint32_t shutdown_timeout_ms;
 	struct spec *specs;

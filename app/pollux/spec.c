@@ -6,6 +6,7 @@
 #include "app/pollux/spec.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,6 +108,25 @@ static int parse_file(struct spec *spec, const char *rest, char *why, size_t why
 	return 0;
 }
 
+/* ADDRESS, or ADDRESS/nN; a path is one namespace's, and taken as it is. */
+static int parse_nvme(struct spec *spec, const char *rest, char *why, size_t why_bytes)
+{
+	spec->kind = SPEC_NVME;
+	spec->path = strdup(rest);
+	char *name = spec->path[0] == '/' ? NULL : strchr(spec->path, '/');
+	int end = 0;
+	if (name) {
+		*name++ = 0;
+		if (sscanf(name, "n%9" SCNu32 "%n", &spec->nsid, &end) != 1 || name[end] ||
+		    !spec->nsid)
+			return refuse(why, why_bytes, "'%s': '%s' is no namespace: n1, n2, ...",
+				      spec->text, name);
+	}
+	if (!spec->path[0])
+		return refuse(why, why_bytes, "'%s': there is no address", spec->text);
+	return 0;
+}
+
 int spec_parse(const char *text, struct spec *spec, char *why, size_t why_bytes)
 {
 	memset(spec, 0, sizeof(*spec));
@@ -130,9 +150,11 @@ int spec_parse(const char *text, struct spec *spec, char *why, size_t why_bytes)
 	}
 	if (!strncmp(rest, "file:", 5))
 		return parse_file(spec, rest + 5, why, why_bytes);
+	if (!strncmp(rest, "nvme:", 5))
+		return parse_nvme(spec, rest + 5, why, why_bytes);
 	if (!strchr(rest, '/') && access(rest, F_OK))
 		return refuse(why, why_bytes,
-			      "'%s' is neither a file nor malloc:SIZE, null:SIZE or file:PATH",
+			      "'%s' is neither a file nor malloc:SIZE, null:SIZE, file:PATH or nvme:ADDRESS",
 			      text);
 	spec->kind = SPEC_FILE;
 	spec->path = strdup(rest);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * spec: what the command line says is to be served: [NAME=]SPEC, with
- * SPEC: malloc:SIZE | null:SIZE | file:PATH[?direct=on|off|auto&read-only=on|off] | PATH. Pure.
+ * SPEC: malloc:SIZE | null:SIZE | file:PATH[?direct=on|off|auto&read-only=on|off] | PATH |
+ * nvme:PCI-ADDRESS[/nN] | nvme:/dev/ngXnY. Pure.
  */
 #ifndef POLLUX_APP_SPEC_H
 #define POLLUX_APP_SPEC_H
@@ -12,14 +13,15 @@
 
 #include "bdev/file/file.h"
 
-enum spec_kind { SPEC_MALLOC, SPEC_NULL, SPEC_FILE };
+enum spec_kind { SPEC_MALLOC, SPEC_NULL, SPEC_FILE, SPEC_NVME };
 
 struct spec {
 	const char *text; /* as given */
 	char *name;	  /* of the export; "" is the default one */
 	enum spec_kind kind;
 	uint64_t size_bytes; /* malloc, null */
-	char *path;	     /* file */
+	char *path;	     /* file; nvme: the address */
+	uint32_t nsid;	     /* nvme; 0: the only one */
 	enum bdev_file_direct direct;
 	bool read_only;
 };

@@ -25,7 +25,9 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 			    const struct nvme_identify_namespace *identify,
 			    uint32_t transfer_bytes_max, char why[NVME_WHY_BYTES]);
 
-/* Frees one that was never registered. */
+/* Out of its controller, which may end after that. */
+void nvme_namespace_unlink(struct nvme_namespace *ns);
+/* Frees one that was unlinked, and whose bdev is not registered. */
 void nvme_namespace_free(struct nvme_namespace *ns);
 
 /* IDENTIFY has told this size (blocks): takes it over and tells who uses the bdev. */

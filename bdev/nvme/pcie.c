@@ -105,9 +105,12 @@ static void end_watch(void *arg)
 static void tell(const struct pcie_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->base.identify;
+	int length = sizeof(identify->model);
+	while (length && identify->model[length - 1] == ' ')
+		length--;
 	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
-		   controller->base.address, (int)sizeof(identify->model), identify->model,
-		   controller->queue_count, controller->queue_count == 1 ? "" : "s",
+		   controller->base.address, length, identify->model, controller->queue_count,
+		   controller->queue_count == 1 ? "" : "s",
 		   (unsigned)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) -
 			   1,
 		   controller->transfer_bytes_max >> 10,
@@ -187,6 +190,39 @@ static struct nvme_queue *queue_get(struct nvme_namespace *ns)
 	return &queue->base;
 }
 
+/* ---- For bdev_nvme_get_controllers ---- */
+
+static void dump(const struct nvme_controller *base, json_t *object)
+{
+	static const char *const states[] = {
+		[PCIE_LIVE] = "live",
+		[PCIE_RESETTING] = "resetting",
+		[PCIE_GONE] = "gone",
+	};
+	const struct pcie_controller *controller =
+		container_of(base, const struct pcie_controller, base);
+	const struct pcie *pcie = container_of(controller, const struct pcie, controller);
+	struct pcie_queue_stats sum = {0};
+	for (unsigned i = 0; i < reactor_count; i++) {
+		const struct pcie_queue *queue = controller->queues[i];
+		if (!queue)
+			continue;
+		sum.strays += counter_read(&queue->stats.strays);
+		sum.timeouts += counter_read(&queue->stats.timeouts);
+		sum.retries += counter_read(&queue->stats.retries);
+		sum.bounces += counter_read(&queue->stats.bounces);
+	}
+	json_t *info = json_pack(
+		"{s:s, s:i, s:i, s:b, s:i, s:I, s:I, s:I, s:I, s:I}", "state",
+		states[controller->state], "io_queues", (int)controller->queue_count, "queue_depth",
+		(int)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) - 1,
+		"shadow_doorbells", (int)controller->shadows, "numa_id", pcie->device.node,
+		"resets", (json_int_t)controller->resets, "timeouts", (json_int_t)sum.timeouts,
+		"retries", (json_int_t)sum.retries, "bounced", (json_int_t)sum.bounces,
+		"stray_completions", (json_int_t)sum.strays);
+	json_object_set_new(object, "pcie", info);
+}
+
 const struct nvme_transport nvme_pcie_transport = {
 	.name = "PCIe",
 	.queue_get = queue_get,
@@ -197,4 +233,5 @@ const struct nvme_transport nvme_pcie_transport = {
 	.detach = detach,
 	.admin = pcie_controller_admin,
 	.reset = pcie_controller_reset,
+	.dump = dump,
 };

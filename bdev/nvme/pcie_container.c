@@ -97,27 +97,39 @@ static void free_span(uint64_t iova)
 		container.taken[at] = container.taken[at + 1];
 }
 
+static void take_ranges(const uint8_t *capability, size_t bytes)
+{
+	struct vfio_iommu_type1_info_cap_iova_range head;
+	struct vfio_iova_range range;
+	memcpy(&head, capability, MIN_OF(bytes, sizeof(head)));
+	container.usable_count = 0;
+	for (size_t at = sizeof(head); head.nr_iovas && at + sizeof(range) <= bytes;
+	     head.nr_iovas--) {
+		memcpy(&range, capability + at, sizeof(range));
+		at += sizeof(range);
+		if (container.usable_count < SPANS_MAX)
+			container.usable[container.usable_count++] =
+				(struct pcie_iova_span){range.start, range.end};
+	}
+}
+
 /* Which addresses the IOMMU takes; a kernel that does not tell has all but the interrupts' window.
  */
 static void find_usable(void)
 {
 	_Alignas(uint64_t) uint8_t bytes[INFO_MAX_BYTES] = {0};
 	struct vfio_iommu_type1_info *info = (struct vfio_iommu_type1_info *)bytes;
+	struct vfio_info_cap_header header;
 	info->argsz = sizeof(bytes);
 	container.usable[0] = (struct pcie_iova_span){1ull << 32, (1ull << 39) - 1};
 	container.usable_count = 1;
 	if (ioctl(container.fd, VFIO_IOMMU_GET_INFO, info) || !(info->flags & VFIO_IOMMU_INFO_CAPS))
 		return;
-	for (uint32_t at = info->cap_offset; at && at < sizeof(bytes);) {
-		const struct vfio_info_cap_header *header = (const void *)(bytes + at);
-		const struct vfio_iommu_type1_info_cap_iova_range *found = (const void *)header;
-		if (header->id == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE) {
-			container.usable_count = MIN_OF(found->nr_iovas, (uint32_t)SPANS_MAX);
-			for (unsigned i = 0; i < container.usable_count; i++)
-				container.usable[i] = (struct pcie_iova_span){
-					found->iova_ranges[i].start, found->iova_ranges[i].end};
-		}
-		at = header->next;
+	for (uint32_t at = info->cap_offset; at && at < sizeof(bytes) - sizeof(header);
+	     at = header.next) {
+		memcpy(&header, bytes + at, sizeof(header)); /* capabilities are not aligned */
+		if (header.id == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)
+			take_ranges(bytes + at, sizeof(bytes) - at);
 	}
 }
 

@@ -185,18 +185,21 @@ static int enable_dma(struct pcie_device *device, char *why)
 /* Without it the kernel can not ask for the device; everything else works. */
 static void watch_requests(struct pcie_device *device)
 {
-	struct {
+	union {
 		struct vfio_irq_set set;
-		int32_t fd;
+		/* the eventfd is its data */
+		uint8_t room[sizeof(struct vfio_irq_set) + sizeof(int32_t)];
 	} request = {.set = {
 			     .argsz = sizeof(request),
 			     .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
 			     .index = VFIO_PCI_REQ_IRQ_INDEX,
 			     .count = 1,
 		     }};
-	device->request_fd = request.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (device->request_fd < 0)
+	int32_t fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	device->request_fd = fd;
+	if (fd < 0)
 		return;
+	memcpy(request.set.data, &fd, sizeof(fd));
 	if (ioctl(device->device_fd, VFIO_DEVICE_SET_IRQS, &request)) {
 		close(device->request_fd);
 		device->request_fd = -1;

@@ -91,6 +91,8 @@ struct nvme_transport {
 		     uint32_t bytes, uint32_t *result);
 	/* Control thread: a reset by hand; commands in flight are done again. NULL: there is none. */
 	int (*reset)(struct nvme_controller *controller);
+	/* Control thread: adds members for bdev_nvme_get_controllers. May be NULL. */
+	void (*dump)(const struct nvme_controller *controller, json_t *object);
 };
 
 /*
@@ -103,7 +105,12 @@ struct nvme_controller {
 	char address[NVME_ADDRESS_BYTES];
 	struct nvme_identify_controller identify;
 	TAILQ_HEAD(, nvme_namespace) namespaces;
-	bool gone; /* nvme_controller_gone() was called */
+	bool gone;     /* nvme_controller_gone() was called */
+	bool leaving;  /* nvme_detach() is under way */
+	unsigned asks; /* admin commands of the control thread's under way: it stays so long */
+	struct nvme_departure *departure; /* begins when there are none; else NULL */
+	void (*detached)(void *arg, int error);
+	void *detached_arg;
 	TAILQ_ENTRY(nvme_controller) link;
 };
 
@@ -120,7 +127,7 @@ void nvme_controller_gone(struct nvme_controller *controller);
 struct nvme_namespace {
 	struct bdev bdev;
 	const struct nvme_transport *transport;
-	struct nvme_controller *controller;
+	struct nvme_controller *controller; /* NULL when it is let go of */
 	TAILQ_ENTRY(nvme_namespace) link; /* of the controller's */
 	uint32_t nsid;
 	uint32_t block_shift;

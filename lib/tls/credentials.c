@@ -19,6 +19,7 @@
 #endif
 
 #include "lib/tls/internal.h"
+#include "lib/tls/kernel.h"
 
 /* ---- What create and reload report ---- */
 
@@ -308,6 +309,19 @@ static void free_config(struct tls_credentials_config *config)
 	free((char *)config->priority);
 }
 
+/* ---- Kernel TLS ---- */
+
+static bool find_kernel(struct tls_report *report)
+{
+	int error = tls_kernel_probe();
+	if (error)
+		tls_report_warning(report,
+				   "the kernel has no TLS (%s; modprobe tls loads it): records are "
+				   "made here",
+				   strerror(-error));
+	return !error;
+}
+
 /* ---- Life ---- */
 
 int tls_credentials_create(const struct tls_credentials_config *config,
@@ -335,6 +349,8 @@ int tls_credentials_create(const struct tls_credentials_config *config,
 		tls_credentials_put(made);
 		return error;
 	}
+	if (config->kernel && config->endpoint == TLS_SERVER)
+		made->kernel = find_kernel(report);
 	*credentials = made;
 	return 0;
 }
@@ -382,5 +398,6 @@ void tls_credentials_info(const struct tls_credentials *credentials,
 		.valid_to = credentials->valid_to,
 		.identities = credentials->psks.count,
 		.priority = credentials->priority_text,
+		.kernel = credentials->kernel,
 	};
 }

@@ -83,6 +83,11 @@ struct tls_credentials_config {
 	 */
 	const char *const *allowed_names;
 	unsigned allowed_count; /* 0: every verified peer */
+	/*
+	 * Sessions ask for their records to be made by the kernel (kernel.h). A warning where it
+	 * has no TLS. Servers only.
+	 */
+	bool kernel;
 };
 
 /* What create and reload have to say; whole sentences, without secrets. */
@@ -98,6 +103,7 @@ struct tls_credentials_info {
 	time_t valid_from, valid_to; /* of our certificate; 0 without one */
 	unsigned identities;	     /* of the PSK table */
 	const char *priority;	     /* in force */
+	bool kernel;		     /* kernel TLS was asked for, and is there */
 };
 
 struct tls_credentials;

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "lib/tls/credentials.h"
+#include "lib/tls/records.h"
 #include "lib/tls/session.h"
 
 struct tls_psk {
@@ -30,6 +31,7 @@ struct tls_credentials {
 	struct tls_credentials_config config; /* its strings are ours */
 	enum tls_verify verify;		      /* never DEFAULT */
 	gnutls_priority_t priority;
+	bool kernel;			    /* asked for, and the kernel has TLS */
 	gnutls_priority_t priority_tls_1_2; /* what a server turns to then; NULL: the same */
 	char *priority_text;
 	/* X.509 */
@@ -67,6 +69,12 @@ struct tls_session {
 	char *server_name; /* a client's: whom it wants; or NULL */
 	uint8_t first[4];  /* the first bytes received */
 	unsigned first_count;
+	struct {
+		uint8_t header[RECORD_HEADER_BYTES];
+		unsigned header_bytes; /* of it that are in */
+		size_t left;	       /* of its body */
+	} pulled;		       /* the record that GnuTLS is taking */
+	bool small_records;	       /* the peer wants smaller ones than TLS allows */
 	uint8_t last[7]; /* the last bytes received in the handshake: an alert is so long */
 	bool psk_asked, psk_unknown; /* the client named an identity; it is not in the table */
 	int verify_alert;	     /* what the certificate was refused with, if reason is set */

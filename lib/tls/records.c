@@ -101,6 +101,11 @@ void tls_records_expect_answer(struct tls_records *records)
 	records->answer_due = true;
 }
 
+bool tls_records_owe_answer(const struct tls_records *records)
+{
+	return records && records->answer_due;
+}
+
 void tls_records_sent(struct tls_records *records, size_t bytes)
 {
 	if (!records)

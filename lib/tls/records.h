@@ -51,6 +51,8 @@ void tls_records_lend(struct tls_records *records);
 int tls_records_take_back(struct tls_records *records);
 /* GnuTLS has read a record: its next one may have to answer, and goes by GnuTLS. */
 void tls_records_expect_answer(struct tls_records *records);
+/* GnuTLS may have something to answer, and has sent nothing since. NULL: no. */
+bool tls_records_owe_answer(const struct tls_records *records);
 /* GnuTLS has sent data in a record of this size: the peer takes such ones. */
 void tls_records_sent(struct tls_records *records, size_t bytes);
 

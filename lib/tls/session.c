@@ -45,6 +45,27 @@ static int after_hello(gnutls_session_t tls)
 	return gnutls_priority_set(tls, session->credentials->priority_tls_1_2);
 }
 
+/* An extension of a client's hello. */
+static int see_extension(void *arg, unsigned id, const unsigned char *data, unsigned bytes)
+{
+	enum { MAX_FRAGMENT_LENGTH = 1, RECORD_SIZE_LIMIT = 28 };
+	struct tls_session *session = arg;
+	if (id == MAX_FRAGMENT_LENGTH ||
+	    (id == RECORD_SIZE_LIMIT &&
+	     (bytes != 2 || (data[0] << 8 | data[1]) < TLS_RECORD_BYTES)))
+		session->small_records = true;
+	return 0;
+}
+
+/* Only for kernel TLS, whose records are as long as they can be: what becomes of the wish. */
+static int see_hello(gnutls_session_t tls, unsigned type, unsigned when, unsigned incoming,
+		     const gnutls_datum_t *message)
+{
+	gnutls_ext_raw_parse(gnutls_session_get_ptr(tls), see_extension, message,
+			     GNUTLS_EXT_RAW_FLAG_TLS_CLIENT_HELLO);
+	return 0;
+}
+
 static int set_up(struct tls_session *session, const char *server_name)
 {
 	const struct tls_credentials *credentials = session->credentials;
@@ -65,6 +86,9 @@ static int set_up(struct tls_session *session, const char *server_name)
 		return code;
 	if (credentials->priority_tls_1_2)
 		gnutls_handshake_set_post_client_hello_function(session->tls, after_hello);
+	if (credentials->kernel)
+		gnutls_handshake_set_hook_function(session->tls, GNUTLS_HANDSHAKE_CLIENT_HELLO,
+						   GNUTLS_HOOK_POST, see_hello);
 	if (credentials->x509)
 		code = gnutls_credentials_set(session->tls, GNUTLS_CRD_CERTIFICATE,
 					      credentials->x509);
@@ -481,14 +505,20 @@ int tls_session_update_keys(struct tls_session *session, bool both_ways, struct 
 	return tls_leave(session, code < 0 ? fail(session, code) : end_turn(session));
 }
 
+/* A part of a record is inside. */
+static bool in_midst(const struct tls_session *session)
+{
+	return session->pulled.left || session->pulled.header_bytes ||
+	       (session->records && tls_records_in_midst(session->records));
+}
+
 int tls_session_record_state(struct tls_session *session, bool receiving,
 			     struct tls_record_state *state)
 {
 	*state = (struct tls_record_state){0};
 	if (session->state != TLS_OPEN)
 		return -EINVAL;
-	if (receiving ? tls_session_read_pending(session) > 0 ||
-				(session->records && tls_records_in_midst(session->records))
+	if (receiving ? tls_session_read_pending(session) > 0 || in_midst(session)
 		      : session->spill_bytes > 0)
 		return -EBUSY;
 	begin_turn(session);

@@ -169,9 +169,8 @@ int tls_session_update_keys(struct tls_session *session, bool both_ways, struct 
 
 /*
  * The record layer's keys and next sequence number of one direction, for kernel TLS. Returns 0;
- * -EBUSY: bytes of that direction still wait inside the session, half a record among them (with a
- * cipher that is all GnuTLS's that does not show: hand over at the end of a record); -EINVAL: not
- * in TLS_OPEN.
+ * -EBUSY: bytes of that direction still wait inside the session, a part of a record among them;
+ * -EINVAL: not in TLS_OPEN.
  */
 int tls_session_record_state(struct tls_session *session, bool receiving,
 			     struct tls_record_state *state);

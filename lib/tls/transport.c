@@ -21,6 +21,26 @@ static never_inline void remember(struct tls_session *session, const uint8_t *by
 	memcpy(session->last + kept, bytes + count - n, n);
 }
 
+/* Keeps count of records: whether GnuTLS has got the whole of one can not be asked of it. */
+static void count_records(struct tls_session *session, const uint8_t *bytes, size_t count)
+{
+	while (count) {
+		size_t n = MIN_OF(count, session->pulled.left);
+		session->pulled.left -= n;
+		if (!n) {
+			uint8_t *header = session->pulled.header;
+			header[session->pulled.header_bytes++] = *bytes;
+			n = 1;
+			if (session->pulled.header_bytes == RECORD_HEADER_BYTES) {
+				session->pulled.header_bytes = 0;
+				session->pulled.left = header[3] << 8 | header[4];
+			}
+		}
+		bytes += n;
+		count -= n;
+	}
+}
+
 static ssize_t pull(gnutls_transport_ptr_t arg, void *at, size_t count)
 {
 	struct tls_session *session = arg;
@@ -33,6 +53,7 @@ static ssize_t pull(gnutls_transport_ptr_t arg, void *at, size_t count)
 	memcpy(at, in->bytes, count);
 	if (session->state == TLS_HANDSHAKE)
 		remember(session, in->bytes, count);
+	count_records(session, in->bytes, count);
 	in->bytes += count;
 	in->count -= count;
 	return count;

@@ -61,7 +61,7 @@ class Refusals(CommandLine):
         done = self.pollux("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         for option in ("--listen", "--stdio", "--rpc-socket", "--cores", "--poll", "--read-only", "--memory",
-                       "--eal", "--log-level", "--version", "--help", "malloc:", "null:", "file:"):
+                       "--eal", "--log-level", "--version", "--help", "malloc:", "null:", "file:", "nvme:"):
             self.assertIn(option, done.stdout)
         done = self.pollux("--version")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
@@ -80,6 +80,16 @@ class Refusals(CommandLine):
                      "malloc:1M?direct=off", "a=", "a=b"):
             with self.subTest(spec=spec):
                 self.refused(spec)
+
+    def test_bad_nvme(self):
+        self.refused("nvme:", says="no address")
+        self.refused("nvme:/n1", says="/n1")
+        self.refused("nvme:bogus", says="neither a pci address .* nor a path")
+        for namespace in ("0", "n", "n0", "x1", "n1x", "n99999999999", ""):
+            with self.subTest(namespace=namespace):
+                self.refused(f"nvme:0000:01:00.0/{namespace}", says="is no namespace")
+        self.refused("nvme:ffff:1f:1f.7/n1", says="no such pci device")
+        self.refused("nvme:ffff:1f:1f.7/n1", "b=nvme:ffff:1f:1f.7/n2", says="no such pci device")
 
     def test_bad_names(self):
         self.refused("malloc:1M", "malloc:2M", says="default|name")

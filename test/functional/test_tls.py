@@ -13,6 +13,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from errno import ENOTCONN
 
 import harness
 import rawnbd
@@ -24,6 +25,7 @@ from rawnbd import (CMD_DISC, Closed, OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIS
                     OPT_STRUCTURED_REPLY, REP_ACK, REP_ERR_INVALID, REP_ERR_POLICY,
                     REP_ERR_TLS_REQD, REP_ERR_UNKNOWN, go_data, option_bytes)
 
+TCP_ULP = 31
 KEY, OTHER_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 SIZE = 16 * MIB
 PKI = None
@@ -751,6 +753,9 @@ class Objects(TlsTest):
     def test_command_line(self):
         for args, what in ((["--tls", "on"], "--tls needs"), (["--tls", "maybe"], "'maybe'"),
                            (["--tls-verify-peer"], "--tls-verify-peer needs"),
+                           (["--tls-kernel"], "--tls-kernel and --tls-priority need"),
+                           (["--tls-priority", "NORMAL"], "--tls-kernel and --tls-priority need"),
+                           (["--tls-psk", self.psk(), "--tls-priority", "NONSENSE"], "NONSENSE"),
                            (["--tls-certificates", "a", "--tls-psk", "b"], "do not go together"),
                            (["--tls-certificates", "/nowhere"], "/nowhere"),
                            (["--tls-psk", "/nowhere"], "/nowhere")):
@@ -760,6 +765,69 @@ class Objects(TlsTest):
                            cwd=self.directory)
                 self.assertEqual(done.returncode, 1)
                 self.assertIn(what, done.stderr)
+
+
+def kernel_has_tls():
+    """As TCP sockets see it: one that is not connected is refused in another way."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+        except OSError as error:
+            return error.errno == ENOTCONN
+    return True
+
+
+class Kernel(TlsTest):
+    """Records by the kernel. What they are like where it has them is seen in test/vm/tls.sh."""
+
+    def check(self, target, asked):
+        """Data goes through, and what is told is true."""
+        there = asked and kernel_has_tls()
+        self.serves_tls(target)
+        self.assertEqual("the kernel has no TLS" in target.log(whole=True), asked and not there)
+        told, = target.rpc("tls_get_credentials")
+        self.assertIs(told["kernel"], there)
+        with self.open(target) as client:
+            client.go()
+            tls, = [told["tls"] for told in target.rpc("connection_get_connections")
+                    if told["state"] == "transmission"]
+            self.assertIs(tls["kernel"], there)
+            self.assertEqual(tls["client"], "client one")
+            self.assertRegex(tls["version"], r"^TLS1\.3$")
+            client.write(0, bytes(range(256)) * 4096)
+            self.assertEqual(client.read(0, MIB), bytes(range(256)) * 4096)
+
+    def test_off_by_default(self):
+        self.check(self.start_x509("--tls-verify-peer", tcp=True), False)
+
+    def test_asked_for(self):
+        self.check(self.start_x509("--tls-verify-peer", "--tls-kernel", tcp=True), True)
+
+    def test_rpc(self):
+        target = self.start("malloc:8M", tcp=True, listen=False)
+        for name, kernel in (("with", True), ("without", False)):
+            target.rpc("tls_create", name=name, dir=self.x509_dir(), kernel=kernel)
+        told = {each["name"]: each["kernel"] for each in target.rpc("tls_get_credentials")}
+        self.assertEqual(told, {"with": kernel_has_tls(), "without": False})
+        target.rpc("tls_reload", name="with")
+        if not kernel_has_tls():
+            self.assertEqual(target.log(whole=True).count("the kernel has no TLS"), 2)
+
+    def test_unix_sockets_are_not_for_it(self):
+        target = self.start_x509("--tls-kernel")
+        with self.open(target) as client:
+            client.go()
+            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+            self.assertIs(tls["kernel"], False)
+            client.write(0, b"x" * 70000)
+            self.assertEqual(client.read(0, 70000), b"x" * 70000)
+
+    def test_priority_of_the_command_line(self):
+        target = self.start_x509("--tls-priority", "NORMAL:-CIPHER-ALL:+AES-256-GCM")
+        with self.open(target) as client:
+            client.go()
+            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+            self.assertEqual(tls["cipher"], "AES-256-GCM")
 
 
 # ---- Real clients ----

@@ -257,14 +257,19 @@ class Kernel:
         return os.path.basename(path).split(".ko")[0].replace("-", "_")
 
     def soft(self, path):
-        """Names that the module asks for by softdep: they stand in no modules.dep."""
+        """Names that the module asks for by softdep, before it and after: they stand in no modules.dep."""
         with open(os.path.join(self.root, path), "rb") as file:
             entries = file.read().split(b"\0")
+        names = {"pre:": [], "post:": []}
         for entry in entries:
             if entry.startswith(b"softdep="):
+                which = "pre:"
                 for name in entry[8:].decode("ascii", "replace").split():
-                    if not name.endswith(":"):
-                        yield name
+                    if name in names:
+                        which = name
+                    else:
+                        names[which].append(name)
+        return names["pre:"], names["post:"]
 
     def find(self, name):
         """The path of a module by its name or alias, None where the kernel has it built in."""
@@ -285,20 +290,25 @@ class Kernel:
 
     def order(self, names):
         """The paths of modules and of all they need, in an order in which they can be loaded."""
-        done = []
+        done, begun = [], set()  # vfio and its IOMMU's part ask for each other
 
-        def visit(path):
-            if path is None or path in done:
-                return
-            for need in reversed(self.needs[path]):
-                visit(need)
-            for name in self.soft(path):
+        def visit_soft(names):
+            for name in names:
                 try:
                     visit(self.find(name))
                 except SetupError:
                     pass  # soft: nice to have
-            if path not in done:
-                done.append(path)
+
+        def visit(path):
+            if path is None or path in begun:
+                return
+            begun.add(path)
+            for need in reversed(self.needs[path]):
+                visit(need)
+            before, after = self.soft(path)
+            visit_soft(before)
+            done.append(path)
+            visit_soft(after)
 
         for name in names:
             visit(self.find(name))

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 RUN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run")
 SKIPPED = 77
@@ -19,8 +20,10 @@ SKIPPED = 77
 
 def main():
     number = 0
-    with subprocess.Popen([RUN, *sys.argv[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, errors="replace") as process:
+    # a file for the errors: a pipe that nobody reads meanwhile could fill
+    with tempfile.TemporaryFile("w+", errors="replace") as log, \
+            subprocess.Popen([RUN, *sys.argv[1:]], stdout=subprocess.PIPE, stderr=log,
+                             text=True, errors="replace") as process:
         for line in process.stdout:
             match = re.match(r"(not )?ok (.*)", line)
             if match:
@@ -28,7 +31,9 @@ def main():
                 print(f"{match[1] or ''}ok {number} - {match[2].replace('#', '')}", flush=True)
             else:
                 print("# " + line.rstrip(), flush=True)
-        errors = process.stderr.read()
+        process.wait()
+        log.seek(0)
+        errors = log.read()
     if process.returncode == SKIPPED and not number:
         reason = errors.strip().splitlines()[-1].partition("skipped: ")[2]
         print(f"1..0 # SKIP {reason}")

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "app/pollux/nbd/kernel_tls.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/tls/credentials.h"
@@ -73,6 +74,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	conn->access = options->access;
 	conn->offer = options->offer;
 	conn->state = CONN_HANDSHAKE;
+	conn->send_flags = MSG_WAITALL | MSG_NOSIGNAL;
 	conn->id = atomic_fetch_add(&next_id, 1);
 	conn->receive_op.done = receive_done;
 	conn->send_op.done = transmit_done;
@@ -247,9 +249,19 @@ void connection_kill(struct connection *conn, const char *reason)
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
+static uint64_t stall_ticks(void)
+{
+	return clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
+}
+
 static void linger_over(struct timer *timer)
 {
-	connection_kill(container_of(timer, struct connection, timer), NULL);
+	struct connection *conn = container_of(timer, struct connection, timer);
+	if (conn->kernel_tls && kernel_tls_is_sending(conn) &&
+	    conn->core->reactor->now - conn->send_started < stall_ticks())
+		reactor_arm_timer(timer, LINGER_US);
+	else
+		connection_kill(conn, NULL);
 }
 
 /*
@@ -260,12 +272,16 @@ static void linger(struct connection *conn)
 {
 	if (conn->lingering)
 		return;
-	if (conn->end_of_file || !conn->is_socket) {
+	bool deaf = conn->kernel_tls && kernel_tls_is_deaf(conn);
+	if ((conn->end_of_file && !deaf) || !conn->is_socket) {
 		connection_kill(conn, NULL);
 		return;
 	}
 	conn->lingering = true;
-	shutdown(conn->tx_fd, SHUT_WR);
+	if (conn->kernel_tls)
+		kernel_tls_close(conn);
+	else
+		shutdown(conn->tx_fd, SHUT_WR);
 	conn->timer.fire = linger_over;
 	reactor_arm_timer(&conn->timer, LINGER_US);
 	receive_arm(conn);
@@ -279,6 +295,8 @@ static void connection_free(struct connection *conn)
 	negotiate_end(conn);
 	if (conn->tls)
 		secure_free(conn);
+	if (conn->kernel_tls)
+		kernel_tls_free(conn);
 	free(conn->handshake_out);
 	close(conn->rx_fd);
 	if (conn->tx_fd != conn->rx_fd)
@@ -304,11 +322,6 @@ void connection_check(struct connection *conn)
 }
 
 /* ---- The watch ---- */
-
-static uint64_t stall_ticks(void)
-{
-	return clock_us_to_ticks(nbd_settings.stall_timeout_ms * 1000ull);
-}
 
 /* A client that takes or sends nothing while it holds buffers that others wait for. */
 static bool is_stalled(const struct connection *conn, uint64_t now)

@@ -3,8 +3,8 @@
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c,
  * large_read.c and write.c (requests to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to
- * bytes), secure.c (TLS below all of these). Owned by one net reactor from the hand-over of its
- * socket to its end; all functions run there.
+ * bytes), secure.c (TLS below all of these), kernel_tls.c (the same, with records by the kernel).
+ * Owned by one net reactor from the hand-over of its socket to its end; all functions run there.
  *
  * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
  * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
@@ -53,8 +53,10 @@ struct connection {
 	/* hot: receiving */
 	struct uring_op receive_op;
 	struct nbd_core *core;
-	struct secure *tls; /* NULL: in the clear */
+	struct secure *tls;	       /* NULL: in the clear, or the kernel makes the records */
+	struct kernel_tls *kernel_tls; /* NULL: it does not */
 	enum connection_state state;
+	int send_flags;	  /* of sends on a socket */
 	int rx_fd, tx_fd; /* the same, but for standard input and output */
 	struct nbd_limits limits;
 	bool is_socket;

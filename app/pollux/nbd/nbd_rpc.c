@@ -251,8 +251,9 @@ static json_t *describe_tls(const struct connection *conn)
 	struct tls_session_info info;
 	if (!secure_info(conn, &info))
 		return json_object();
-	return json_pack("{s:s, s:s, s:s, s:s}", "version", info.version, "cipher", info.cipher,
-			 "key_exchange", info.key_exchange, "client", info.peer);
+	return json_pack("{s:s, s:s, s:s, s:s, s:b}", "version", info.version, "cipher",
+			 info.cipher, "key_exchange", info.key_exchange, "client", info.peer,
+			 "kernel", conn->kernel_tls != NULL);
 }
 
 static json_t *describe(const struct connection *conn)
@@ -271,7 +272,7 @@ static json_t *describe(const struct connection *conn)
 		json_object_set_new(object, "export", json_string(conn->export->name));
 		json_object_set_new(object, "replies", json_string(modes[conn->limits.mode]));
 	}
-	if (conn->tls)
+	if (conn->tls || conn->kernel_tls)
 		json_object_set_new(object, "tls", describe_tls(conn));
 	return object;
 }

@@ -148,7 +148,7 @@ static void send_more(struct connection *conn)
 	size_t left = conn->handshake_sending_bytes - conn->handshake_sent_bytes;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	if (conn->is_socket)
-		io_uring_prep_send(sqe, conn->tx_fd, at, left, MSG_WAITALL | MSG_NOSIGNAL);
+		io_uring_prep_send(sqe, conn->tx_fd, at, left, conn->send_flags);
 	else
 		io_uring_prep_write(sqe, conn->tx_fd, at, left, -1);
 	uring_set_op(sqe, &conn->send_op);

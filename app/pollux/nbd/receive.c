@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/kernel_tls.h"
 #include "lib/base/log.h"
 
 enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than another receive */
@@ -137,7 +138,8 @@ static size_t take(struct connection *conn, const uint8_t *bytes, size_t count)
 static bool must_wait(const struct connection *conn)
 {
 	return conn->blocked || conn->starved || conn->spill ||
-	       (conn->state == CONN_HANDSHAKE && conn->handshake_out_bytes);
+	       (conn->state == CONN_HANDSHAKE && conn->handshake_out_bytes) ||
+	       (unlikely(conn->tls != NULL) && secure_is_handing_over(conn));
 }
 
 /* Goes on receiving, unless something must happen before, or nothing can come any more. */
@@ -227,6 +229,10 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 			 */
 			conn->more_expected = true;
 			receive_arm(conn);
+		} else if (conn->kernel_tls && kernel_tls_take_error(conn, result)) {
+			reactor_defer(core->reactor, &conn->flush);
+			if (conn->state != CONN_DEAD)
+				go_on(conn);
 		} else {
 			ended(conn, result);
 		}

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/kernel_tls.h"
 #include "app/pollux/nbd/secure_log.h"
 #include "lib/tls/credentials.h"
 #include "lib/tls/session.h"
@@ -42,6 +43,7 @@ struct secure {
 	bool in_clear;	      /* the ACK of STARTTLS is still to be sent */
 	bool replied;	      /* handshake replies are in the buffer: then the client may go on */
 	bool deaf;	      /* the socket takes nothing any more */
+	bool to_kernel;	      /* the kernel is to take over when nothing is under way */
 	bool heard;	      /* the client has said something inside TLS */
 	int over;	      /* the result that ended reading; 0: it goes on */
 };
@@ -159,6 +161,10 @@ void secure_broken_off(struct connection *conn, int error)
 
 bool secure_info(const struct connection *conn, struct tls_session_info *info)
 {
+	if (conn->kernel_tls) {
+		kernel_tls_info(conn, info);
+		return true;
+	}
 	if (tls_session_state(conn->tls->session) != TLS_OPEN)
 		return false;
 	tls_session_info(conn->tls->session, info);
@@ -227,7 +233,7 @@ static void submit(struct connection *conn)
 	uint8_t *at = tls->buffer->bytes + tls->at;
 	size_t left = tls->end - tls->at;
 	if (likely(conn->is_socket))
-		io_uring_prep_send(sqe, conn->tx_fd, at, left, MSG_WAITALL | MSG_NOSIGNAL);
+		io_uring_prep_send(sqe, conn->tx_fd, at, left, conn->send_flags);
 	else
 		io_uring_prep_write(sqe, conn->tx_fd, at, left, -1);
 	uring_set_op(sqe, &conn->send_op);
@@ -333,6 +339,43 @@ static void run(struct deferred *deferred)
 	connection_check(conn);
 }
 
+/* ---- The kernel takes over ---- */
+
+bool secure_is_handing_over(const struct connection *conn)
+{
+	return conn->tls->to_kernel && conn->state < CONN_FINISHING &&
+	       (conn->handshake_out_bytes || conn->tls->replied);
+}
+
+/*
+ * A reply of NBD's handshake has gone out, and nothing was received since the client's last words:
+ * a moment as good as any, unless the client has sent more than it should have.
+ */
+static void hand_over(struct connection *conn)
+{
+	struct secure *tls = conn->tls;
+	if (likely(!tls->to_kernel))
+		return;
+	bool quiet = !conn->receiving && !conn->sending && !tls->batch_begun && !conn->mute &&
+		     !tls->over && conn->state < CONN_FINISHING;
+	switch (quiet ? kernel_tls_begin(conn, tls->session) : KERNEL_TLS_LATER) {
+	case KERNEL_TLS_DONE:
+		secure_free(conn);
+		conn->flush.run = transmit_run;
+		conn->send_op.done = transmit_done;
+		/* Linux 6.1 refuses MSG_WAITALL there; what is not sent at once is sent again */
+		conn->send_flags = MSG_NOSIGNAL;
+		reactor_defer(conn->core->reactor, &conn->flush);
+		break;
+	case KERNEL_TLS_LATER:
+		/* in transmission there are no such moments */
+		tls->to_kernel = conn->state == CONN_HANDSHAKE;
+		break;
+	case KERNEL_TLS_NEVER:
+		tls->to_kernel = false;
+	}
+}
+
 static void sent_all(struct connection *conn)
 {
 	struct secure *tls = conn->tls;
@@ -350,6 +393,7 @@ static void sent_all(struct connection *conn)
 		reactor_defer(conn->core->reactor, &conn->flush);
 	if (unlikely(tls->replied && !conn->handshake_out_bytes)) {
 		tls->replied = false;
+		hand_over(conn);
 		connection_resume(conn);
 	}
 }
@@ -396,6 +440,9 @@ void secure_begin(struct connection *conn, const uint8_t *bytes, size_t count)
 		return;
 	}
 	tls->in_clear = true;
+	struct tls_credentials_info credentials;
+	tls_credentials_info(conn->offer.credentials, &credentials);
+	tls->to_kernel = credentials.kernel;
 	conn->tls = tls;
 	conn->flush.run = run;
 	conn->send_op.done = sent;

@@ -46,11 +46,16 @@ void secure_receive(struct connection *conn, const uint8_t *bytes, size_t count)
  * Asked when all that was received before has been dealt with; ends the connection then.
  */
 bool secure_over(struct connection *conn);
+/*
+ * True while the socket is to be quiet, as a reply is on its way after which the kernel may take
+ * over: nothing is received then.
+ */
+bool secure_is_handing_over(const struct connection *conn);
 /* The handshake's time is over: told if it was TLS that was waited for. */
 void secure_timed_out(struct connection *conn);
 /* The socket has ended; error: -errno, or 0: in order. Told if nothing was said inside TLS yet. */
 void secure_broken_off(struct connection *conn, int error);
-/* False: TLS is not up yet, or not any more. */
+/* Also where the kernel makes the records. False: TLS is not up yet, or not any more. */
 bool secure_info(const struct connection *conn, struct tls_session_info *info);
 /* The connection is freed. */
 void secure_free(struct connection *conn);

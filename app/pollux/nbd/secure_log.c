@@ -49,6 +49,36 @@ void secure_log_failure(const struct connection *conn, const char *reason)
 		control_send(write_failure, line);
 }
 
+static void write_refusal(void *arg)
+{
+	static bool told;
+	if (told)
+		log_info("nbd", "%s", (const char *)arg);
+	else
+		log_warning("nbd", "%s (told once)", (const char *)arg);
+	told = true;
+	free(arg);
+}
+
+void secure_log_kernel(const struct connection *conn, bool unfit, const char *reason)
+{
+	char *line;
+	if (unfit && log_level_now < LOG_INFO)
+		return;
+	if (asprintf(&line, "connection %lu (%s): no kernel TLS: %s", (unsigned long)conn->id,
+		     conn->peer, reason) > 0)
+		control_send(unfit ? write_session : write_refusal, line);
+}
+
+void secure_log_handed_over(const struct connection *conn)
+{
+	char *line;
+	if (log_level_now >= LOG_INFO &&
+	    asprintf(&line, "connection %lu (%s): the kernel makes the records from now on",
+		     (unsigned long)conn->id, conn->peer) > 0)
+		control_send(write_session, line);
+}
+
 void secure_log_session(const struct connection *conn, const struct tls_session *session)
 {
 	struct tls_session_info info;

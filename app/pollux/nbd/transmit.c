@@ -410,8 +410,7 @@ static void submit(struct connection *conn)
 	struct tx_batch *batch = conn->batches;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	if (likely(conn->is_socket))
-		io_uring_prep_sendmsg(sqe, conn->tx_fd, &batch->message,
-				      MSG_WAITALL | MSG_NOSIGNAL);
+		io_uring_prep_sendmsg(sqe, conn->tx_fd, &batch->message, conn->send_flags);
 	else
 		io_uring_prep_writev(sqe, conn->tx_fd, batch->message.msg_iov,
 				     batch->message.msg_iovlen, -1);

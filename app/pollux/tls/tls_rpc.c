@@ -18,6 +18,7 @@ struct create_params {
 	const char *dir, *ca_file, *cert_file, *key_file, *crl_file, *psk_file;
 	const char *verify_peer, *min_version, *priority;
 	json_t *allowed_names;
+	bool kernel;
 };
 
 static const char *const endpoints[] = {"server", NULL};
@@ -78,6 +79,12 @@ static const struct rpc_param create_params[] = {
 	 .offset = offsetof(struct create_params, allowed_names),
 	 .help = "Shell patterns: only clients whose certificate's common name, alternative name "
 		 "or (with '=') distinguished name matches one"},
+	{.name = "kernel",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct create_params, kernel),
+	 .def = "false",
+	 .help = "Let the kernel make the records of TCP connections (module tls); where it does "
+		 "not they are made here"},
 };
 
 /* The patterns as an array, which is the caller's; NULL: none, or *error is not 0. */
@@ -154,6 +161,7 @@ static void create(struct rpc_call *call, const void *params)
 		.verify_peer = verify_of(p->verify_peer),
 		.min_version = !strcmp(p->min_version, "1.3") ? TLS_VERSION_1_3 : TLS_VERSION_1_2,
 		.priority = p->priority,
+		.kernel = p->kernel,
 	};
 	creation->patterns = patterns_of(p->allowed_names, &creation->config.allowed_count, &wrong);
 	if (wrong) {
@@ -243,9 +251,10 @@ static json_t *describe(const struct named_credentials *named)
 {
 	struct tls_credentials_info info;
 	tls_credentials_info(atomic_load(&named->current), &info);
-	json_t *object = json_pack("{s:s, s:s, s:s, s:i, s:s}", "name", named->name, "endpoint",
-				   endpoints[0], "type", info.psk ? "psk" : "x509", "listeners",
-				   (int)named->users, "priority", info.priority);
+	json_t *object =
+		json_pack("{s:s, s:s, s:s, s:i, s:s, s:b}", "name", named->name, "endpoint",
+			  endpoints[0], "type", info.psk ? "psk" : "x509", "listeners",
+			  (int)named->users, "priority", info.priority, "kernel", info.kernel);
 	if (info.psk) {
 		json_object_set_new(object, "identities", json_integer(info.identities));
 	} else {
@@ -302,7 +311,8 @@ static const struct rpc_method methods[] = {
 	 .param_count = COUNT_OF(get_params),
 	 .params_bytes = sizeof(struct name_params),
 	 .handler = get_credentials,
-	 .result = "[{name, endpoint, type, listeners, priority, loaded, identities | subject, "
+	 .result = "[{name, endpoint, type, listeners, priority, kernel, loaded, identities | "
+		   "subject, "
 		   "valid_from, valid_to}]"},
 };
 

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* namespace: the bdev type, and the geometry. */
+#include "bdev/nvme/namespace.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bdev/create.h"
+#include "bdev/nvme/controller.h"
+#include "bdev/nvme/io.h"
+
+enum {
+	FORMAT_LOW_MASK = 0xf, /* FLBAS: bits 3:0, and 6:5 above them */
+	FORMAT_HIGH_SHIFT = 1,
+	FORMAT_HIGH_MASK = 0x30,
+	PROTECTION_TYPE_MASK = 0x7,
+	DEALLOCATE_READS_MASK = 0x7,
+	DEALLOCATE_READS_ZEROES = 1,
+	DEALLOCATE_DEAC = 1 << 3,
+	PREFERRED_SIZES = 1 << 4,
+	VOLATILE_CACHE = 1,
+	/* Where the device has no limit: what one request can bring. */
+	TRANSFER_MAX_BYTES = BDEV_IO_MAX_BYTES,
+};
+
+static int refuse(char why[NVME_WHY_BYTES], int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static int refuse(char why[NVME_WHY_BYTES], int error, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	vsnprintf(why, NVME_WHY_BYTES, format, args);
+	va_end(args);
+	return error;
+}
+
+static int check_format(uint32_t nsid, const struct nvme_identify_namespace *identify,
+			struct nvme_lba_format *format, char why[NVME_WHY_BYTES])
+{
+	unsigned index = (identify->format & FORMAT_LOW_MASK) |
+			 (identify->format >> FORMAT_HIGH_SHIFT & FORMAT_HIGH_MASK);
+	*format = identify->lba_formats[index];
+	if (identify->protection & PROTECTION_TYPE_MASK)
+		return refuse(why, -ENOTSUP,
+			      "namespace %u is formatted with protection information, which is "
+			      "not served: reformat it (nvme format --pi=0)",
+			      nsid);
+	if (format->metadata_bytes)
+		return refuse(why, -ENOTSUP,
+			      "namespace %u has %u bytes of metadata a block, which are not "
+			      "served: reformat it with an LBA format without (nvme format --lbaf)",
+			      nsid, format->metadata_bytes);
+	if (format->data_shift < 9 || format->data_shift > 16)
+		return refuse(why, -ENOTSUP,
+			      "namespace %u has blocks of 2^%u bytes; 512 bytes to 64 KiB are "
+			      "served",
+			      nsid, format->data_shift);
+	return 0;
+}
+
+/* What is truly done (io.c). */
+static uint32_t capabilities(const struct nvme_identify_controller *controller)
+{
+	uint32_t caps = BDEV_CAP_WRITE | BDEV_CAP_FLUSH | BDEV_CAP_FUA | BDEV_CAP_WRITE_ZEROES;
+	if (controller->oncs & NVME_ONCS_DSM)
+		caps |= BDEV_CAP_TRIM;
+	if (controller->oncs & NVME_ONCS_WRITE_ZEROES)
+		caps |= BDEV_CAP_FAST_ZERO;
+	return caps;
+}
+
+/* A UUID made of the namespace's globally unique identifier, where it has one. */
+static void name_uuid(struct bdev *bdev, const uint8_t nguid[16])
+{
+	static const uint8_t none[16];
+	char *to = bdev->uuid;
+	if (!memcmp(nguid, none, sizeof(none)))
+		return;
+	for (unsigned i = 0; i < 16; i++)
+		to += sprintf(to, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
+			      nguid[i]);
+}
+
+int nvme_namespace_describe(struct nvme_namespace *ns,
+			    const struct nvme_identify_controller *controller,
+			    const struct nvme_identify_namespace *identify,
+			    uint32_t transfer_bytes_max, char why[NVME_WHY_BYTES])
+{
+	struct nvme_lba_format format;
+	struct bdev *bdev = &ns->bdev;
+	int error = check_format(ns->nsid, identify, &format, why);
+	if (error)
+		return error;
+	uint32_t block = 1u << format.data_shift;
+	if (!identify->size || identify->size > (uint64_t)INT64_MAX >> format.data_shift)
+		return refuse(why, -EINVAL, "namespace %u has %" PRIu64 " blocks of %u bytes",
+			      ns->nsid, identify->size, block);
+	uint32_t most = transfer_bytes_max ? MIN_OF(transfer_bytes_max, (uint32_t)TRANSFER_MAX_BYTES)
+					   : (uint32_t)TRANSFER_MAX_BYTES;
+	if (most < block)
+		return refuse(why, -EINVAL,
+			      "namespace %u takes commands of %u bytes at most, blocks are of %u",
+			      ns->nsid, transfer_bytes_max, block);
+	unsigned deallocated = identify->deallocate & DEALLOCATE_READS_MASK;
+	ns->block_shift = format.data_shift;
+	ns->transfer_bytes_max = most & ~(block - 1);
+	ns->write_cache = controller->vwc & VOLATILE_CACHE;
+	ns->deallocate_zeroes = deallocated == DEALLOCATE_READS_ZEROES;
+	ns->deac = ns->deallocate_zeroes && identify->deallocate & DEALLOCATE_DEAC;
+	atomic_store(&bdev->size_bytes, identify->size << format.data_shift);
+	bdev->type = &bdev_nvme_type;
+	bdev->block_size = block;
+	bdev->align_bytes = block;
+	bdev->mem_align_bytes = NVME_PAGE_BYTES;
+	bdev->caps = capabilities(controller);
+	bdev->io_ctx_bytes = sizeof(struct nvme_io);
+	bdev->numa_id = REGION_ANY_NODE;
+	name_uuid(bdev, identify->nguid);
+	return 0;
+}
+
+int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
+		       const struct nvme_identify_namespace *identify, uint32_t transfer_bytes_max,
+		       struct nvme_namespace **made, char why[NVME_WHY_BYTES])
+{
+	struct nvme_namespace *ns = calloc(1, sizeof(*ns));
+	size_t bytes = REACTOR_MAX * sizeof(*ns->errors);
+	if (ns)
+		ns->errors = aligned_alloc(_Alignof(struct nvme_error_counters), bytes);
+	if (!ns || !ns->errors) {
+		free(ns);
+		return refuse(why, -ENOMEM, "no memory");
+	}
+	memset(ns->errors, 0, bytes);
+	ns->transport = controller->transport;
+	ns->controller = controller;
+	ns->nsid = nsid;
+	int error = nvme_namespace_describe(ns, &controller->identify, identify, transfer_bytes_max,
+					    why);
+	if (error) {
+		free(ns->errors);
+		free(ns);
+		return error;
+	}
+	TAILQ_INSERT_TAIL(&controller->namespaces, ns, link);
+	if (made)
+		*made = ns;
+	return 0;
+}
+
+void nvme_namespace_unlink(struct nvme_namespace *ns)
+{
+	TAILQ_REMOVE(&ns->controller->namespaces, ns, link);
+	if (ns->transport->namespace_free)
+		ns->transport->namespace_free(ns);
+	ns->controller = NULL;
+}
+
+void nvme_namespace_free(struct nvme_namespace *ns)
+{
+	free(ns->errors);
+	free(ns);
+}
+
+void nvme_namespace_resized(struct nvme_namespace *ns, uint64_t blocks)
+{
+	uint64_t bytes = blocks << ns->block_shift;
+	if (blocks && blocks <= (uint64_t)INT64_MAX >> ns->block_shift &&
+	    atomic_exchange(&ns->bdev.size_bytes, bytes) != bytes)
+		bdev_resized(&ns->bdev);
+}
+
+/* ---- What the RPC tells ---- */
+
+static json_t *text_of(const char *bytes, size_t count)
+{
+	while (count && (bytes[count - 1] == ' ' || !bytes[count - 1]))
+		count--;
+	json_t *text = json_stringn(bytes, count);
+	return text ? text : json_string("");
+}
+
+static void dump_controller(const struct nvme_controller *controller, json_t *info)
+{
+	const struct nvme_identify_controller *identify = &controller->identify;
+	json_object_set_new(info, "controller", json_string(controller->name));
+	json_object_set_new(info, "traddr", json_string(controller->address));
+	json_object_set_new(info, "model_number",
+			    text_of(identify->model, sizeof(identify->model)));
+	json_object_set_new(info, "serial_number",
+			    text_of(identify->serial, sizeof(identify->serial)));
+	json_object_set_new(info, "firmware_revision",
+			    text_of(identify->firmware, sizeof(identify->firmware)));
+}
+
+static void dump_info(const struct bdev *bdev, json_t *object)
+{
+	const struct nvme_namespace *ns = nvme_namespace_of(bdev);
+	json_t *info = json_object();
+	if (ns->controller)
+		dump_controller(ns->controller, info);
+	json_object_set_new(info, "transport", json_string(ns->transport->name));
+	json_object_set_new(info, "nsid", json_integer(ns->nsid));
+	json_object_set_new(info, "max_transfer_bytes", json_integer(ns->transfer_bytes_max));
+	json_object_set_new(info, "volatile_write_cache", json_boolean(ns->write_cache));
+	json_object_set_new(object, "nvme", info);
+}
+
+static void dump_stat(const struct bdev *bdev, json_t *object)
+{
+	static const char *const names[NVME_SCT_COUNT] = {
+		[NVME_SCT_GENERIC] = "generic", [NVME_SCT_COMMAND] = "command_specific",
+		[NVME_SCT_MEDIA] = "media",	[NVME_SCT_PATH] = "path",
+		[NVME_SCT_VENDOR] = "vendor",
+	};
+	const struct nvme_namespace *ns = nvme_namespace_of(bdev);
+	uint64_t by_type[NVME_SCT_COUNT] = {0}, no_status = 0, retries = 0, other = 0;
+	json_t *errors = json_object();
+	for (unsigned i = 0; i < reactor_count; i++) {
+		for (unsigned k = 0; k < NVME_SCT_COUNT; k++)
+			by_type[k] += counter_read(&ns->errors[i].by_type[k]);
+		no_status += counter_read(&ns->errors[i].no_status);
+		retries += counter_read(&ns->errors[i].retries);
+	}
+	for (unsigned k = 0; k < NVME_SCT_COUNT; k++) {
+		if (names[k])
+			json_object_set_new(errors, names[k], json_integer(by_type[k]));
+		else
+			other += by_type[k];
+	}
+	json_object_set_new(errors, "other", json_integer(other));
+	json_object_set_new(errors, "no_status", json_integer(no_status));
+	json_object_set_new(errors, "retries", json_integer(retries));
+	json_object_set_new(object, "nvme_error", errors);
+}
+
+static void destroy(struct bdev *bdev)
+{
+	nvme_controller_leave(nvme_namespace_of(bdev));
+}
+
+const struct bdev_type bdev_nvme_type = {
+	.name = "nvme",
+	.product_name = "NVMe disk",
+	.channel_ctx_bytes = sizeof(struct nvme_channel),
+	.channel_open = nvme_channel_open,
+	.channel_close = nvme_channel_close,
+	.submit = nvme_submit,
+	.abort = nvme_abort,
+	.destroy = destroy,
+	.dump_info = dump_info,
+	.dump_stat = dump_stat,
+};

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * nvme_rpc: bdev_nvme_attach_controller, _detach_controller, _get_controllers,
+ * _get_controller_health_info, _reset_controller, by SPDK's names and parameters. Control thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bdev/modules.h"
+#include "bdev/nvme/controller.h"
+#include "bdev/nvme/status.h"
+
+/* ---- bdev_nvme_attach_controller ---- */
+
+struct attach_params {
+	const char *name;
+	const char *trtype;
+	const char *traddr;
+};
+
+static const char *const trtypes[] = {"PCIe", "pcie", "PCIE", "passthrough", NULL};
+
+static const struct rpc_param attach_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct attach_params, name),
+	 .required = true,
+	 .min = 1,
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
+	 .help = "Name of the controller; its bdevs are called by it: NAMEn1, NAMEn2, ..."},
+	{.name = "trtype",
+	 .type = RPC_ENUM,
+	 .offset = offsetof(struct attach_params, trtype),
+	 .required = true,
+	 .values = trtypes,
+	 .help = "PCIe: Pollux drives the device itself; passthrough: the kernel's driver has it"},
+	{.name = "traddr",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct attach_params, traddr),
+	 .required = true,
+	 .min = 1,
+	 .max = NVME_ADDRESS_BYTES - 1,
+	 .help = "PCI address (0000:01:00.0); for passthrough the path of a namespace's character "
+		 "device (/dev/ng0n1)"},
+	{.name = "adrfam", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "trsvcid", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "subnqn", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "hostnqn", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "hostaddr", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "hostsvcid", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "prchk_reftag", .type = RPC_OFF, .help = "Protection information"},
+	{.name = "prchk_guard", .type = RPC_OFF, .help = "Protection information"},
+	{.name = "hdgst", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "ddgst", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "multipath", .type = RPC_OFF, .help = "Several ways to one namespace"},
+};
+
+static json_t *names_of(const struct nvme_controller *controller)
+{
+	const struct nvme_namespace *ns;
+	json_t *names = json_array();
+	TAILQ_FOREACH(ns, &controller->namespaces, link)
+		json_array_append_new(names, json_string(ns->bdev.name));
+	return names;
+}
+
+static void attached(void *arg, struct nvme_controller *controller, int error, const char *why)
+{
+	struct rpc_call *call = arg;
+	if (error)
+		rpc_error(call, error, "%s", why);
+	else
+		rpc_reply(call, names_of(controller));
+}
+
+static void handle_attach(struct rpc_call *call, const void *arg)
+{
+	const struct attach_params *params = arg;
+	struct nvme_attach_options options = {.name = params->name, .address = params->traddr};
+	bool path = params->traddr[0] == '/';
+	if (path != !strcmp(params->trtype, "passthrough")) {
+		rpc_param_error(call, "traddr", -EINVAL, "trtype %s: '%s' is no %s", params->trtype,
+				params->traddr, path ? "PCI address" : "path");
+		return;
+	}
+	nvme_attach(&options, attached, call);
+}
+
+/* ---- What names a controller ---- */
+
+struct name_params {
+	const char *name;
+};
+
+static const struct rpc_param name_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct name_params, name),
+	 .required = true,
+	 .min = 1,
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
+	 .help = "Name of the controller"},
+};
+
+static const struct rpc_param some_name_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct name_params, name),
+	 .min = 1,
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
+	 .help = "Name of the controller; left out, all of them"},
+};
+
+/* NULL after answering -ENODEV. */
+static struct nvme_controller *find(struct rpc_call *call, const char *name)
+{
+	struct nvme_controller *controller = nvme_controller_find(name);
+	if (!controller)
+		rpc_param_error(call, "name", -ENODEV, "there is no controller named %s", name);
+	return controller;
+}
+
+/* ---- bdev_nvme_detach_controller ---- */
+
+static void detached(void *arg, int error)
+{
+	struct rpc_call *call = arg;
+	const struct name_params *params = rpc_params(call);
+	if (error)
+		rpc_error(call, error, "controller %s is being detached already", params->name);
+	else
+		rpc_reply(call, NULL);
+}
+
+static void handle_detach(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	if (controller)
+		nvme_detach(controller, detached, call);
+}
+
+/* ---- bdev_nvme_get_controllers ---- */
+
+static json_t *trimmed(const char *bytes, size_t count)
+{
+	while (count && (bytes[count - 1] == ' ' || !bytes[count - 1]))
+		count--;
+	json_t *text = json_stringn(bytes, count);
+	return text ? text : json_string("");
+}
+
+static json_t *describe(const struct nvme_controller *controller)
+{
+	const struct nvme_identify_controller *identify = &controller->identify;
+	json_t *object = json_object(), *path = json_object(), *paths = json_array();
+	json_object_set_new(path, "state",
+			    json_string(controller->gone	? "removed"
+					: controller->leaving ? "deleting"
+								: "enabled"));
+	json_object_set_new(path, "trid",
+			    json_pack("{s:s, s:s}", "trtype", controller->transport->name, "traddr",
+				      controller->address));
+	json_object_set_new(path, "cntlid", json_integer(identify->cntlid));
+	json_array_append_new(paths, path);
+	json_object_set_new(object, "name", json_string(controller->name));
+	json_object_set_new(object, "ctrlrs", paths);
+	json_object_set_new(object, "vendor_id", json_sprintf("0x%04x", identify->vid));
+	json_object_set_new(object, "model_number",
+			    trimmed(identify->model, sizeof(identify->model)));
+	json_object_set_new(object, "serial_number",
+			    trimmed(identify->serial, sizeof(identify->serial)));
+	json_object_set_new(object, "firmware_revision",
+			    trimmed(identify->firmware, sizeof(identify->firmware)));
+	json_object_set_new(object, "bdevs", names_of(controller));
+	return object;
+}
+
+static void handle_get(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller;
+	json_t *list;
+	if (params->name) {
+		controller = find(call, params->name);
+		if (controller)
+			rpc_reply(call, json_pack("[o]", describe(controller)));
+		return;
+	}
+	list = json_array();
+	for (controller = nvme_controller_first(); controller;
+	     controller = nvme_controller_next(controller))
+		json_array_append_new(list, describe(controller));
+	rpc_reply(call, list);
+}
+
+/* ---- bdev_nvme_get_controller_health_info ---- */
+
+enum { KELVIN_OFFSET = 273 };
+
+/* A 128-bit counter; beyond 63 bits of it a real number. */
+static json_t *big(const uint64_t value[2])
+{
+	if (!value[1] && value[0] <= INT64_MAX)
+		return json_integer((json_int_t)value[0]);
+	return json_real((double)value[1] * 18446744073709551616.0 + (double)value[0]);
+}
+
+static json_t *health_of(const struct nvme_health_log *log)
+{
+	json_t *health = json_object();
+	int kelvin = log->temperature[0] | log->temperature[1] << 8;
+	json_object_set_new(health, "critical_warning", json_integer(log->critical_warning));
+	json_object_set_new(health, "temperature_celsius", json_integer(kelvin - KELVIN_OFFSET));
+	json_object_set_new(health, "available_spare_percentage",
+			    json_integer(log->available_spare));
+	json_object_set_new(health, "available_spare_threshold_percentage",
+			    json_integer(log->spare_threshold));
+	json_object_set_new(health, "percentage_used", json_integer(log->percentage_used));
+	json_object_set_new(health, "data_units_read", big(log->data_units_read));
+	json_object_set_new(health, "data_units_written", big(log->data_units_written));
+	json_object_set_new(health, "host_read_commands", big(log->host_reads));
+	json_object_set_new(health, "host_write_commands", big(log->host_writes));
+	json_object_set_new(health, "controller_busy_time", big(log->busy_minutes));
+	json_object_set_new(health, "power_cycles", big(log->power_cycles));
+	json_object_set_new(health, "power_on_hours", big(log->power_on_hours));
+	json_object_set_new(health, "unsafe_shutdowns", big(log->unsafe_shutdowns));
+	json_object_set_new(health, "media_errors", big(log->media_errors));
+	json_object_set_new(health, "num_err_log_entries", big(log->error_log_entries));
+	return health;
+}
+
+static void health_told(void *arg, int status, const void *data)
+{
+	struct rpc_call *call = arg;
+	const struct name_params *params = rpc_params(call);
+	struct nvme_health_log log;
+	if (status) {
+		rpc_error(call, nvme_status_errno(status), "controller %s: %s", params->name,
+			  nvme_status_text(status));
+		return;
+	}
+	memcpy(&log, data, sizeof(log));
+	rpc_reply(call, health_of(&log));
+}
+
+static void handle_health(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	struct nvme_sqe sqe = {
+		.opcode = NVME_ADMIN_GET_LOG_PAGE,
+		.nsid = NVME_ALL_NAMESPACES,
+		/* which page, and how many words of it, less one */
+		.cdw10 = NVME_LOG_HEALTH | (sizeof(struct nvme_health_log) / 4 - 1) << 16,
+	};
+	if (controller)
+		nvme_controller_ask(controller, &sqe, sizeof(struct nvme_health_log), health_told,
+				    call);
+}
+
+/* ---- bdev_nvme_reset_controller ---- */
+
+static void handle_reset(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	int error;
+	if (!controller)
+		return;
+	error = controller->transport->reset ? controller->transport->reset(controller)
+					     : -EOPNOTSUPP;
+	if (error)
+		rpc_error(call, error, "controller %s can not be reset: %s", params->name,
+			  strerror(-error));
+	else
+		rpc_reply(call, NULL);
+}
+
+/* ---- Methods ---- */
+
+static const struct rpc_method methods[] = {
+	{.name = "bdev_nvme_attach_controller",
+	 .help = "Attach an NVMe controller; each of its namespaces becomes a bdev.",
+	 .params = attach_params,
+	 .param_count = COUNT_OF(attach_params),
+	 .params_bytes = sizeof(struct attach_params),
+	 .handler = handle_attach,
+	 .result = "The names of the bdevs."},
+	{.name = "bdev_nvme_detach_controller",
+	 .help = "Remove a controller's bdevs, whoever uses them, and let go of the device.",
+	 .params = name_params,
+	 .param_count = COUNT_OF(name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_detach,
+	 .result = "true, when the device is free."},
+	{.name = "bdev_nvme_get_controllers",
+	 .help = "What is attached, and how.",
+	 .params = some_name_params,
+	 .param_count = COUNT_OF(some_name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_get,
+	 .result = "An array of controllers."},
+	{.name = "bdev_nvme_get_controller_health_info",
+	 .help = "What the device tells of its health (SMART).",
+	 .params = name_params,
+	 .param_count = COUNT_OF(name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_health,
+	 .result = "An object of figures; data units are thousands of 512 bytes."},
+	{.name = "bdev_nvme_reset_controller",
+	 .help = "Reset a controller; what is in flight is done again.",
+	 .params = name_params,
+	 .param_count = COUNT_OF(name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_reset,
+	 .result = "true."},
+};
+
+const struct rpc_table bdev_nvme_rpc = {methods, COUNT_OF(methods)};
