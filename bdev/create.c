@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lib/base/why.h"
+
 static bool is_block_size(uint32_t bytes)
 {
 	return bytes >= BDEV_BLOCK_MIN_BYTES && bytes <= BDEV_BLOCK_MAX_BYTES &&
@@ -52,10 +54,8 @@ int bdev_set_identity(struct bdev *bdev, const char *prefix, const char *name, c
 			 BDEV_NAME_MAX_BYTES);
 	if (error)
 		return error;
-	if (uuid && strlen(uuid) >= sizeof(bdev->uuid)) {
-		snprintf(why, why_bytes, "%s is not a UUID", uuid);
-		return -EINVAL;
-	}
+	if (uuid && strlen(uuid) >= sizeof(bdev->uuid))
+		return why_refuse(why, why_bytes, -EINVAL, "%s is not a UUID", uuid);
 	if (name)
 		snprintf(bdev->name, sizeof(bdev->name), "%s", name);
 	else

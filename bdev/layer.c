@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bdev/create.h"
+#include "lib/base/why.h"
 
 static void base_event(struct bdev_claim *claim, enum bdev_event event)
 {
@@ -26,10 +27,8 @@ static void base_event(struct bdev_claim *claim, enum bdev_event event)
 static int claim_base(struct bdev_layer *layer, const char *base_name, char *why, size_t why_bytes)
 {
 	struct bdev *base = bdev_find(base_name);
-	if (!base) {
-		snprintf(why, why_bytes, "there is no bdev %s", base_name);
-		return -ENODEV;
-	}
+	if (!base)
+		return why_refuse(why, why_bytes, -ENODEV, "there is no bdev %s", base_name);
 	snprintf(layer->holder, sizeof(layer->holder), "bdev %s", layer->bdev.name);
 	layer->claim.holder = layer->holder;
 	layer->claim.write = base->caps & BDEV_CAP_WRITE;

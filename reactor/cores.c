@@ -6,11 +6,10 @@
 #include <ctype.h>
 #include <errno.h>
 #include <sched.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/why.h"
 #include "reactor/reactor.h"
 
 enum {
@@ -18,33 +17,23 @@ enum {
 	LIST_BYTES = 4096,   /* room for all of them, each with a role */
 };
 
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, why_bytes, format, args);
-	va_end(args);
-	return -EINVAL;
-}
-
 static int add(struct reactor_config *config, const cpu_set_t *mask, long cpu, unsigned roles,
 	       char *why, size_t why_bytes)
 {
 	if (cpu >= EAL_CPU_LIMIT)
-		return refuse(why, why_bytes, "CPU %ld is beyond what DPDK's EAL knows (0-%d)", cpu,
-			      EAL_CPU_LIMIT - 1);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "CPU %ld is beyond what DPDK's EAL knows (0-%d)", cpu,
+				  EAL_CPU_LIMIT - 1);
 	if (!CPU_ISSET(cpu, mask))
-		return refuse(why, why_bytes,
-			      "CPU %ld is not there, or not in this process's affinity mask", cpu);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "CPU %ld is not there, or not in this process's affinity mask",
+				  cpu);
 	for (unsigned i = 0; i < config->core_count; i++) {
 		if (config->cores[i].cpu == cpu)
-			return refuse(why, why_bytes, "CPU %ld is named twice", cpu);
+			return why_refuse(why, why_bytes, -EINVAL, "CPU %ld is named twice", cpu);
 	}
 	if (config->core_count == REACTOR_MAX)
-		return refuse(why, why_bytes, "more than %d cores", REACTOR_MAX);
+		return why_refuse(why, why_bytes, -EINVAL, "more than %d cores", REACTOR_MAX);
 	config->cores[config->core_count++] = (struct reactor_core){cpu, roles};
 	return 0;
 }
@@ -70,15 +59,15 @@ static int parse_item(char *item, struct reactor_config *config, const cpu_set_t
 		*colon = 0;
 		roles = parse_role(colon + 1);
 		if (!roles)
-			return refuse(why, why_bytes, "'%s' is no role: net, storage or both",
-				      colon + 1);
+			return why_refuse(why, why_bytes, -EINVAL,
+					  "'%s' is no role: net, storage or both", colon + 1);
 	}
 	char *end = item;
 	long first = isdigit((unsigned char)*item) ? strtol(item, &end, 10) : -1, last = first;
 	if (first >= 0 && *end == '-' && isdigit((unsigned char)end[1]))
 		last = strtol(end + 1, &end, 10);
 	if (first < 0 || *end || last < first)
-		return refuse(why, why_bytes, "'%s' is no CPU number or range", item);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s' is no CPU number or range", item);
 	for (long cpu = first; cpu <= last; cpu++) {
 		int error = add(config, mask, cpu, roles, why, why_bytes);
 		if (error)
@@ -93,9 +82,9 @@ static int check_roles(const struct reactor_config *config, char *why, size_t wh
 	for (unsigned i = 0; i < config->core_count; i++)
 		all |= config->cores[i].roles;
 	if (!(all & REACTOR_NET))
-		return refuse(why, why_bytes, "no core has the net role");
+		return why_refuse(why, why_bytes, -EINVAL, "no core has the net role");
 	if (!(all & REACTOR_STORAGE))
-		return refuse(why, why_bytes, "no core has the storage role");
+		return why_refuse(why, why_bytes, -EINVAL, "no core has the storage role");
 	return 0;
 }
 
@@ -105,11 +94,11 @@ int reactor_parse_cores(const char *list, struct reactor_config *config, char *w
 	cpu_set_t mask;
 	char copy[LIST_BYTES];
 	if (strlen(list) >= sizeof(copy))
-		return refuse(why, why_bytes, "the list of cores is too long");
+		return why_refuse(why, why_bytes, -EINVAL, "the list of cores is too long");
 	strcpy(copy, list);
 	if (sched_getaffinity(0, sizeof(mask), &mask))
-		return refuse(why, why_bytes, "the affinity mask can not be read: %s",
-			      strerror(errno));
+		return why_refuse(why, why_bytes, -EINVAL, "the affinity mask can not be read: %s",
+				  strerror(errno));
 	config->core_count = 0;
 	char *rest = copy, *item;
 	while ((item = strsep(&rest, ","))) {
@@ -124,16 +113,17 @@ int reactor_default_cores(struct reactor_config *config, char *why, size_t why_b
 {
 	cpu_set_t mask;
 	if (sched_getaffinity(0, sizeof(mask), &mask))
-		return refuse(why, why_bytes, "the affinity mask can not be read: %s",
-			      strerror(errno));
+		return why_refuse(why, why_bytes, -EINVAL, "the affinity mask can not be read: %s",
+				  strerror(errno));
 	config->core_count = 0;
 	for (int cpu = 0; cpu < EAL_CPU_LIMIT && config->core_count < REACTOR_MAX; cpu++) {
 		if (CPU_ISSET(cpu, &mask))
 			add(config, &mask, cpu, REACTOR_NET | REACTOR_STORAGE, why, why_bytes);
 	}
 	if (!config->core_count)
-		return refuse(why, why_bytes,
-			      "no CPU of the affinity mask is among the %d that DPDK's EAL knows",
-			      EAL_CPU_LIMIT);
+		return why_refuse(
+			why, why_bytes, -EINVAL,
+			"no CPU of the affinity mask is among the %d that DPDK's EAL knows",
+			EAL_CPU_LIMIT);
 	return 0;
 }

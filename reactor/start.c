@@ -21,6 +21,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 #include "reactor/internal.h"
 
@@ -59,13 +60,11 @@ static int start_eal(const struct reactor_config *config, char *why, size_t why_
 		     word = strtok_r(NULL, " ", &save))
 			argv[argc++] = word;
 	}
-	if (rte_eal_init(argc, argv) < 0) {
-		snprintf(why, why_bytes,
-			 "DPDK's EAL did not start: %s (its arguments: --lcores %s%s%s)",
-			 rte_strerror(rte_errno), lcores, config->eal_args ? " " : "",
-			 config->eal_args ? config->eal_args : "");
-		return -EINVAL;
-	}
+	if (rte_eal_init(argc, argv) < 0)
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "DPDK's EAL did not start: %s (its arguments: --lcores %s%s%s)",
+				  rte_strerror(rte_errno), lcores, config->eal_args ? " " : "",
+				  config->eal_args ? config->eal_args : "");
 	/* EAL makes its run-time directory whatever it is told; without --no-shconf there is
 	 * something in it, and it stays */
 	(void)rmdir(rte_eal_get_runtime_dir());

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "lib/base/compiler.h"
+#include "lib/base/why.h"
 #include "lib/tls/session.h"
 
 enum {
@@ -338,10 +339,8 @@ int dial(const struct target *target, enum nbd_mode mode, uint64_t timeout_ns, s
 	};
 	struct call *call = calloc(1, sizeof(*call));
 	*line = (struct line){.fd = -1};
-	if (!call) {
-		snprintf(why, why_bytes, "%s: no memory", target->uri_text);
-		return -ENOMEM;
-	}
+	if (!call)
+		return why_refuse(why, why_bytes, -ENOMEM, "%s: no memory", target->uri_text);
 	call->target = target;
 	call->line = line;
 	call->client = client;

@@ -13,6 +13,7 @@
 
 #include "lib/base/compiler.h"
 #include "lib/base/counter.h"
+#include "lib/base/why.h"
 
 enum { PATH_BYTES = 4096 };
 
@@ -50,23 +51,19 @@ static int read_state(struct verify_table *table, FILE *file, const char *path, 
 {
 	struct header header;
 	if (fread(&header, sizeof(header), 1, file) != 1 ||
-	    memcmp(header.magic, magic, sizeof(magic)) != 0) {
-		snprintf(why, why_bytes, "%s was not written by --verify-state", path);
-		return -EINVAL;
-	}
+	    memcmp(header.magic, magic, sizeof(magic)) != 0)
+		return why_refuse(why, why_bytes, -EINVAL, "%s was not written by --verify-state",
+				  path);
 	if (header.offset != table->offset || header.blocks != table->blocks ||
-	    header.block_bytes != table->block_bytes) {
-		snprintf(why, why_bytes,
-			 "%s is of %llu blocks of %llu bytes from offset %llu on: use the same "
-			 "--bs, --offset and --size",
-			 path, (unsigned long long)header.blocks,
-			 (unsigned long long)header.block_bytes, (unsigned long long)header.offset);
-		return -EINVAL;
-	}
-	if (fread(table->entries, sizeof(uint32_t), table->blocks, file) != table->blocks) {
-		snprintf(why, why_bytes, "%s is cut short", path);
-		return -EINVAL;
-	}
+	    header.block_bytes != table->block_bytes)
+		return why_refuse(
+			why, why_bytes, -EINVAL,
+			"%s is of %llu blocks of %llu bytes from offset %llu on: use the same "
+			"--bs, --offset and --size",
+			path, (unsigned long long)header.blocks,
+			(unsigned long long)header.block_bytes, (unsigned long long)header.offset);
+	if (fread(table->entries, sizeof(uint32_t), table->blocks, file) != table->blocks)
+		return why_refuse(why, why_bytes, -EINVAL, "%s is cut short", path);
 	table->seed = header.seed;
 	table->any_seed = false;
 	return 0;

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/vm_sockets.h>
 #include <netdb.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,23 +19,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "lib/base/why.h"
+
 enum {
 	/* A killed process may hold its listener for a moment: the kernel ends its ring later. */
 	BIND_TRIES = 20,
 	BIND_PAUSE_US = 50000,
 };
-
-static int refuse(int error, char *why, size_t why_bytes, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int refuse(int error, char *why, size_t why_bytes, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, why_bytes, format, args);
-	va_end(args);
-	return error;
-}
 
 static int parse_tcp(const char *uri, const char *rest, struct address *address, char *why,
 		     size_t why_bytes)
@@ -50,19 +39,21 @@ static int parse_tcp(const char *uri, const char *rest, struct address *address,
 		end = strrchr(rest, ':');
 		port = end ? end + 1 : NULL;
 		if (end && memchr(rest, ':', end - rest))
-			return refuse(-EINVAL, why, why_bytes,
-				      "'%s': an IPv6 address stands in brackets: tcp://[::1]:10809",
-				      uri);
+			return why_refuse(
+				why, why_bytes, -EINVAL,
+				"'%s': an IPv6 address stands in brackets: tcp://[::1]:10809", uri);
 	}
 	if (!port || !*port)
-		return refuse(-EINVAL, why, why_bytes, "'%s' has no port: tcp://HOST:PORT", uri);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s' has no port: tcp://HOST:PORT",
+				  uri);
 	if (end == host || (size_t)(end - host) >= sizeof(address->host))
-		return refuse(-EINVAL, why, why_bytes, "'%s' has no host: tcp://HOST:PORT", uri);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s' has no host: tcp://HOST:PORT",
+				  uri);
 	char *stop;
 	unsigned long number = strtoul(port, &stop, 10);
 	if (*stop || *port == '-' || *port == '+' || number > 65535)
-		return refuse(-EINVAL, why, why_bytes, "'%s': '%s' is no port (0-65535)", uri,
-			      port);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': '%s' is no port (0-65535)", uri,
+				  port);
 	memcpy(address->host, host, end - host);
 	snprintf(address->port, sizeof(address->port), "%lu", number);
 	return 0;
@@ -86,15 +77,16 @@ static int parse_vsock(const char *uri, const char *rest, struct address *addres
 	const char *colon = strchr(rest, ':');
 	uint32_t cid, port;
 	if (!colon)
-		return refuse(-EINVAL, why, why_bytes, "'%s' has no port: vsock://CID:PORT", uri);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s' has no port: vsock://CID:PORT",
+				  uri);
 	bool any = colon == rest + 1 && *rest == '*';
 	if (!any && !parse_vsock_number(rest, colon - rest, &cid))
-		return refuse(-EINVAL, why, why_bytes,
-			      "'%s': '%.*s' is no CID (a number, or * for any)", uri,
-			      (int)(colon - rest), rest);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s': '%.*s' is no CID (a number, or * for any)", uri,
+				  (int)(colon - rest), rest);
 	if (!parse_vsock_number(colon + 1, strlen(colon + 1), &port))
-		return refuse(-EINVAL, why, why_bytes, "'%s': '%s' is no port (0-4294967294)", uri,
-			      colon + 1);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': '%s' is no port (0-4294967294)",
+				  uri, colon + 1);
 	address->kind = ADDRESS_VSOCK;
 	if (any)
 		strcpy(address->host, "*");
@@ -112,19 +104,19 @@ int address_parse(const char *uri, struct address *address, char *why, size_t wh
 	if (!strncmp(uri, "vsock://", 8))
 		return parse_vsock(uri, uri + 8, address, why, why_bytes);
 	if (strncmp(uri, "unix://", 7))
-		return refuse(-EINVAL, why, why_bytes,
-			      "'%s' is no listener: tcp://HOST:PORT, unix:///PATH or "
-			      "vsock://CID:PORT",
-			      uri);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s' is no listener: tcp://HOST:PORT, unix:///PATH or "
+				  "vsock://CID:PORT",
+				  uri);
 	address->kind = ADDRESS_UNIX;
 	const char *path = uri + 7;
 	if (*path != '/')
-		return refuse(-EINVAL, why, why_bytes, "'%s': the path is absolute: unix:///PATH",
-			      uri);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s': the path is absolute: unix:///PATH", uri);
 	if (strlen(path) >= sizeof(address->path))
-		return refuse(-EINVAL, why, why_bytes,
-			      "'%s': a unix socket's path has at most %zu bytes", uri,
-			      sizeof(address->path) - 1);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s': a unix socket's path has at most %zu bytes", uri,
+				  sizeof(address->path) - 1);
 	strcpy(address->path, path);
 	return 0;
 }
@@ -148,24 +140,25 @@ static int listen_unix(struct address *address, int *fd, char *why, size_t why_b
 	strcpy(un.sun_path, address->path);
 	if (lstat(address->path, &status) == 0) {
 		if (!S_ISSOCK(status.st_mode))
-			return refuse(-EADDRINUSE, why, why_bytes,
-				      "'%s' is there, and is no socket", address->path);
+			return why_refuse(why, why_bytes, -EADDRINUSE,
+					  "'%s' is there, and is no socket", address->path);
 		for (int i = 0; is_live(&un) > 0; i++) {
 			if (i == BIND_TRIES)
-				return refuse(-EADDRINUSE, why, why_bytes,
-					      "'%s' is in use by another process", address->path);
+				return why_refuse(why, why_bytes, -EADDRINUSE,
+						  "'%s' is in use by another process",
+						  address->path);
 			usleep(BIND_PAUSE_US);
 		}
 		unlink(address->path);
 	}
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0)
-		return refuse(-errno, why, why_bytes, "no socket: %s", strerror(errno));
+		return why_refuse(why, why_bytes, -errno, "no socket: %s", strerror(errno));
 	if (bind(*fd, (void *)&un, sizeof(un)) || listen(*fd, ADDRESS_BACKLOG)) {
 		int error = -errno;
 		close(*fd);
-		return refuse(error, why, why_bytes, "'%s' can not be bound: %s", address->path,
-			      strerror(-error));
+		return why_refuse(why, why_bytes, error, "'%s' can not be bound: %s", address->path,
+				  strerror(-error));
 	}
 	if (lstat(address->path, &status) == 0)
 		address->inode = status.st_ino;
@@ -232,8 +225,8 @@ static int listen_tcp(struct address *address, int *fds, char *why, size_t why_b
 	int count = 0, error = 0;
 	int failed = getaddrinfo(address->host, address->port, &hints, &list);
 	if (failed)
-		return refuse(-EADDRNOTAVAIL, why, why_bytes, "'%s' can not be resolved: %s",
-			      address->host, gai_strerror(failed));
+		return why_refuse(why, why_bytes, -EADDRNOTAVAIL, "'%s' can not be resolved: %s",
+				  address->host, gai_strerror(failed));
 	for (info = list; info && count < ADDRESS_SOCKETS_MAX && !error; info = info->ai_next) {
 		/* where the kernel chose the port, all addresses of the name take the same */
 		set_port(info->ai_addr, htons(atoi(address->port)));
@@ -252,8 +245,8 @@ static int listen_tcp(struct address *address, int *fds, char *why, size_t why_b
 	if (error) {
 		while (count)
 			close(fds[--count]);
-		return refuse(error, why, why_bytes, "port %s of %s can not be bound: %s",
-			      address->port, address->host, strerror(-error));
+		return why_refuse(why, why_bytes, error, "port %s of %s can not be bound: %s",
+				  address->port, address->host, strerror(-error));
 	}
 	return count;
 }
@@ -280,19 +273,20 @@ static int listen_vsock(struct address *address, int *fd, char *why, size_t why_
 	socklen_t bytes = sizeof(vm);
 	*fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0)
-		return refuse(-errno, why, why_bytes, "no vsock socket: %s%s", strerror(errno),
-			      errno == EAFNOSUPPORT ? " (modprobe vhost_vsock on a host)" : "");
+		return why_refuse(why, why_bytes, -errno, "no vsock socket: %s%s", strerror(errno),
+				  errno == EAFNOSUPPORT ? " (modprobe vhost_vsock on a host)" : "");
 	if (bind(*fd, (void *)&vm, sizeof(vm)) || listen(*fd, ADDRESS_BACKLOG) ||
 	    getsockname(*fd, (void *)&vm, &bytes)) {
 		int error = -errno;
 		close(*fd);
 		if (error == -EADDRNOTAVAIL)
-			return refuse(error, why, why_bytes,
-				      "the vsock CID %s is not this machine's%s", address->host,
-				      vm.svm_cid == VMADDR_CID_LOCAL ? " (modprobe vsock_loopback)"
-								     : "");
-		return refuse(error, why, why_bytes, "vsock port %s of CID %s can not be bound: %s",
-			      address->port, address->host, strerror(-error));
+			return why_refuse(
+				why, why_bytes, error, "the vsock CID %s is not this machine's%s",
+				address->host,
+				vm.svm_cid == VMADDR_CID_LOCAL ? " (modprobe vsock_loopback)" : "");
+		return why_refuse(why, why_bytes, error,
+				  "vsock port %s of CID %s can not be bound: %s", address->port,
+				  address->host, strerror(-error));
 	}
 	learn_vsock(&vm, address);
 	return 1;
@@ -345,14 +339,14 @@ int address_adopt(int fd, struct address *address, char *why, size_t why_bytes)
 	memset(address, 0, sizeof(*address));
 	memset(&bound, 0, sizeof(bound));
 	if (type == -EBADF)
-		return refuse(-EINVAL, why, why_bytes, "descriptor %d is not open", fd);
+		return why_refuse(why, why_bytes, -EINVAL, "descriptor %d is not open", fd);
 	if (type < 0 || getsockname(fd, &bound.any, &bytes))
-		return refuse(-EINVAL, why, why_bytes, "descriptor %d is no socket", fd);
+		return why_refuse(why, why_bytes, -EINVAL, "descriptor %d is no socket", fd);
 	if (type != SOCK_STREAM || socket_option(fd, SO_ACCEPTCONN) != 1)
-		return refuse(-EINVAL, why, why_bytes,
-			      "descriptor %d is no listening stream socket (ListenStream=, "
-			      "Accept=no)",
-			      fd);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "descriptor %d is no listening stream socket (ListenStream=, "
+				  "Accept=no)",
+				  fd);
 	address->adopted = true;
 	switch (bound.any.sa_family) {
 	case AF_INET:
@@ -372,9 +366,9 @@ int address_adopt(int fd, struct address *address, char *why, size_t why_bytes)
 		learn_vsock(&bound.vm, address);
 		return 0;
 	default:
-		return refuse(-EINVAL, why, why_bytes,
-			      "descriptor %d is a socket of a family that is not known (%d)", fd,
-			      bound.any.sa_family);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "descriptor %d is a socket of a family that is not known (%d)",
+				  fd, bound.any.sa_family);
 	}
 }
 

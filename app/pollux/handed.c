@@ -7,31 +7,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "app/pollux/address.h"
+#include "lib/base/why.h"
 
 enum { FIRST_FD = 3 };
 
 static const char *const variables[] = {"LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS",
 					"LISTEN_FDNAMES"};
-
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, why_bytes, format, args);
-	va_end(args);
-	return -EINVAL;
-}
 
 static bool parse_number(const char *text, unsigned long *number)
 {
@@ -46,10 +33,8 @@ static bool parse_number(const char *text, unsigned long *number)
 static int take_names(struct handed *handed, const char *names, char *why, size_t why_bytes)
 {
 	handed->name_text = strdup(names);
-	if (!handed->name_text) {
-		snprintf(why, why_bytes, "no memory for LISTEN_FDNAMES");
-		return -ENOMEM;
-	}
+	if (!handed->name_text)
+		return why_refuse(why, why_bytes, -ENOMEM, "no memory for LISTEN_FDNAMES");
 	char *rest = handed->name_text;
 	unsigned count = 0;
 	for (const char *name; (name = strsep(&rest, ":")); count++) {
@@ -57,8 +42,9 @@ static int take_names(struct handed *handed, const char *names, char *why, size_
 			handed->names[count] = name;
 	}
 	if (count != handed->count)
-		return refuse(why, why_bytes, "LISTEN_FDNAMES has %u names for %u sockets", count,
-			      handed->count);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "LISTEN_FDNAMES has %u names for %u sockets", count,
+				  handed->count);
 	return 0;
 }
 
@@ -67,16 +53,18 @@ static int take_sockets(struct handed *handed, const char *fds, const char *name
 {
 	unsigned long count;
 	if (!parse_number(fds, &count))
-		return refuse(why, why_bytes, "LISTEN_FDS='%.64s' is no number", fds);
+		return why_refuse(why, why_bytes, -EINVAL, "LISTEN_FDS='%.64s' is no number", fds);
 	if (count > HANDED_MAX)
-		return refuse(why, why_bytes, "LISTEN_FDS=%lu: at most %d sockets are taken", count,
-			      HANDED_MAX);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "LISTEN_FDS=%lu: at most %d sockets are taken", count,
+				  HANDED_MAX);
 	for (unsigned i = 0; i < count; i++) {
 		struct address address;
 		char reason[256];
 		int fd = FIRST_FD + i;
 		if (address_adopt(fd, &address, reason, sizeof(reason)))
-			return refuse(why, why_bytes, "LISTEN_FDS=%lu: %s", count, reason);
+			return why_refuse(why, why_bytes, -EINVAL, "LISTEN_FDS=%lu: %s", count,
+					  reason);
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 		handed->fds[handed->count++] = fd;
 	}
@@ -90,7 +78,8 @@ static int take(struct handed *handed, char *why, size_t why_bytes)
 	if (!pid || !fds)
 		return 0;
 	if (!parse_number(pid, &number))
-		return refuse(why, why_bytes, "LISTEN_PID='%.64s' is no process id", pid);
+		return why_refuse(why, why_bytes, -EINVAL, "LISTEN_PID='%.64s' is no process id",
+				  pid);
 	if (number != (unsigned long)getpid())
 		return 0;
 	return take_sockets(handed, fds, getenv("LISTEN_FDNAMES"), why, why_bytes);

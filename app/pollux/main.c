@@ -31,6 +31,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/base/size.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 enum {
@@ -310,10 +311,8 @@ static int start_reactors(char *why, size_t why_bytes)
 	int error = options.cores
 			    ? reactor_parse_cores(options.cores, &config, reason, sizeof(reason))
 			    : reactor_default_cores(&config, reason, sizeof(reason));
-	if (error) {
-		snprintf(why, why_bytes, "--cores: %s", reason);
-		return error;
-	}
+	if (error)
+		return why_refuse(why, why_bytes, error, "--cores: %s", reason);
 	config.buffer_bytes = options.memory_bytes ? options.memory_bytes / config.core_count
 						   : BUFFERS_DEFAULT_BYTES;
 	config.buffer_bytes = MAX_OF(config.buffer_bytes, (uint64_t)BUFFERS_MIN_BYTES);
@@ -347,10 +346,8 @@ static int start(char *why, size_t why_bytes)
 	if (error)
 		return error;
 	rpc = make_rpc_server();
-	if (!rpc) {
-		snprintf(why, why_bytes, "the RPC server can not be made");
-		return -ENOMEM;
-	}
+	if (!rpc)
+		return why_refuse(why, why_bytes, -ENOMEM, "the RPC server can not be made");
 	return rpc_socket_open(rpc, options.rpc_socket, why, why_bytes);
 }
 

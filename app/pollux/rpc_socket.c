@@ -19,6 +19,7 @@
 #include "app/pollux/address.h"
 #include "lib/base/compiler.h"
 #include "lib/base/log.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 enum {
@@ -188,12 +189,11 @@ static int own_directory(const char *path, char *why, size_t why_bytes)
 	}
 	if (lstat(path, &status))
 		return -errno;
-	if (!S_ISDIR(status.st_mode) || status.st_uid != geteuid() || status.st_mode & 077) {
-		snprintf(why, why_bytes,
-			 "'%s' is not a directory that belongs to this user alone (mode 0700)",
-			 path);
-		return -EACCES;
-	}
+	if (!S_ISDIR(status.st_mode) || status.st_uid != geteuid() || status.st_mode & 077)
+		return why_refuse(
+			why, why_bytes, -EACCES,
+			"'%s' is not a directory that belongs to this user alone (mode 0700)",
+			path);
 	return 0;
 }
 
@@ -219,11 +219,10 @@ int rpc_socket_open(struct rpc_server *server, const char *path, char *why, size
 	int fds[ADDRESS_SOCKETS_MAX];
 	if (path && !strcmp(path, "none"))
 		return 0;
-	if (path && strlen(path) >= sizeof(address.path)) {
-		snprintf(why, why_bytes, "the RPC socket's path is longer than %zu bytes",
-			 sizeof(address.path) - 1);
-		return -EINVAL;
-	}
+	if (path && strlen(path) >= sizeof(address.path))
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "the RPC socket's path is longer than %zu bytes",
+				  sizeof(address.path) - 1);
 	if (path) {
 		strcpy(address.path, path);
 	} else {

@@ -7,37 +7,26 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "lib/base/size.h"
-
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(char *why, size_t why_bytes, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, why_bytes, format, args);
-	va_end(args);
-	return -EINVAL;
-}
+#include "lib/base/why.h"
 
 static int parse_size(struct spec *spec, const char *size, char *why, size_t why_bytes)
 {
 	int error = size_parse(size, &spec->size_bytes);
 	if (error == -ERANGE)
-		return refuse(why, why_bytes, "'%s': the size %s is too big", spec->text, size);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': the size %s is too big",
+				  spec->text, size);
 	if (error)
-		return refuse(why, why_bytes,
-			      "'%s': '%s' is no size: a number of bytes, or with K, M, G or T",
-			      spec->text, size);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s': '%s' is no size: a number of bytes, or with K, M, G or T",
+				  spec->text, size);
 	if (!spec->size_bytes)
-		return refuse(why, why_bytes, "'%s': the size is 0", spec->text);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': the size is 0", spec->text);
 	return 0;
 }
 
@@ -46,8 +35,8 @@ static int parse_switch(const struct spec *spec, const char *key, const char *va
 {
 	*on = !strcmp(value, "on");
 	if (!*on && strcmp(value, "off"))
-		return refuse(why, why_bytes, "'%s': %s is on%s or off, not '%s'", spec->text, key,
-			      !strcmp(key, "direct") ? ", auto" : "", value);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': %s is on%s or off, not '%s'",
+				  spec->text, key, !strcmp(key, "direct") ? ", auto" : "", value);
 	return 0;
 }
 
@@ -58,13 +47,15 @@ static int parse_option(struct spec *spec, char *option, char *why, size_t why_b
 	if (value)
 		*value++ = 0;
 	if (!value || !*option)
-		return refuse(why, why_bytes, "'%s': '%s' is no KEY=VALUE", spec->text, option);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': '%s' is no KEY=VALUE", spec->text,
+				  option);
 	if (!strcmp(option, "read-only"))
 		return parse_switch(spec, option, value, &spec->read_only, why, why_bytes);
 	if (strcmp(option, "direct"))
-		return refuse(why, why_bytes,
-			      "'%s': there is no option '%s': direct=on|off|auto, read-only=on|off",
-			      spec->text, option);
+		return why_refuse(
+			why, why_bytes, -EINVAL,
+			"'%s': there is no option '%s': direct=on|off|auto, read-only=on|off",
+			spec->text, option);
 	if (!strcmp(value, "auto")) {
 		spec->direct = BDEV_FILE_DIRECT_AUTO;
 		return 0;
@@ -104,7 +95,7 @@ static int parse_file(struct spec *spec, const char *rest, char *why, size_t why
 	}
 	unescape(spec->path);
 	if (!spec->path[0])
-		return refuse(why, why_bytes, "'%s': there is no path", spec->text);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': there is no path", spec->text);
 	return 0;
 }
 
@@ -119,11 +110,12 @@ static int parse_nvme(struct spec *spec, const char *rest, char *why, size_t why
 		*name++ = 0;
 		if (sscanf(name, "n%9" SCNu32 "%n", &spec->nsid, &end) != 1 || name[end] ||
 		    !spec->nsid)
-			return refuse(why, why_bytes, "'%s': '%s' is no namespace: n1, n2, ...",
-				      spec->text, name);
+			return why_refuse(why, why_bytes, -EINVAL,
+					  "'%s': '%s' is no namespace: n1, n2, ...", spec->text,
+					  name);
 	}
 	if (!spec->path[0])
-		return refuse(why, why_bytes, "'%s': there is no address", spec->text);
+		return why_refuse(why, why_bytes, -EINVAL, "'%s': there is no address", spec->text);
 	return 0;
 }
 
@@ -153,9 +145,10 @@ int spec_parse(const char *text, struct spec *spec, char *why, size_t why_bytes)
 	if (!strncmp(rest, "nvme:", 5))
 		return parse_nvme(spec, rest + 5, why, why_bytes);
 	if (!strchr(rest, '/') && access(rest, F_OK))
-		return refuse(why, why_bytes,
-			      "'%s' is neither a file nor malloc:SIZE, null:SIZE, file:PATH or nvme:ADDRESS",
-			      text);
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "'%s' is neither a file nor malloc:SIZE, null:SIZE, file:PATH or "
+				  "nvme:ADDRESS",
+				  text);
 	spec->kind = SPEC_FILE;
 	spec->path = strdup(rest);
 	return 0;

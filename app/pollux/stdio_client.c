@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "app/pollux/nbd/arrival.h"
+#include "lib/base/why.h"
 
 enum { ABOVE_STANDARD_FD = 3 };
 
@@ -21,14 +22,11 @@ static int rx_fd = -1, tx_fd = -1;
 
 static int check(int fd, const char *name, struct stat *status, char *why, size_t why_bytes)
 {
-	if (fstat(fd, status)) {
-		snprintf(why, why_bytes, "standard %s is closed", name);
-		return -EBADF;
-	}
-	if (!S_ISSOCK(status->st_mode) && !S_ISFIFO(status->st_mode)) {
-		snprintf(why, why_bytes, "standard %s is neither a socket nor a pipe", name);
-		return -EINVAL;
-	}
+	if (fstat(fd, status))
+		return why_refuse(why, why_bytes, -EBADF, "standard %s is closed", name);
+	if (!S_ISSOCK(status->st_mode) && !S_ISFIFO(status->st_mode))
+		return why_refuse(why, why_bytes, -EINVAL,
+				  "standard %s is neither a socket nor a pipe", name);
 	return 0;
 }
 

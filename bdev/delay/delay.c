@@ -8,11 +8,11 @@
 #include "bdev/delay/delay.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "bdev/layer.h"
 #include "lib/base/clock.h"
+#include "lib/base/why.h"
 
 struct delay_disk {
 	struct bdev_layer layer;
@@ -236,10 +236,8 @@ int bdev_delay_create(const struct bdev_delay_options *options, struct bdev **bd
 		.io_ctx_bytes = sizeof(struct delay_io),
 	};
 	struct delay_disk *disk = calloc(1, sizeof(*disk));
-	if (!disk) {
-		snprintf(why, why_bytes, "out of memory");
-		return -ENOMEM;
-	}
+	if (!disk)
+		return why_refuse(why, why_bytes, -ENOMEM, "out of memory");
 	disk->layer.free = free_disk;
 	for (unsigned class = 0; class < BDEV_DELAY_CLASSES; class ++)
 		atomic_init(&disk->latency_us[class], options->latency_us[class]);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "bdev/layer.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 struct rule {
@@ -365,10 +366,8 @@ int bdev_error_create(const char *base_name, const char *uuid, struct bdev **bde
 		.io_ctx_bytes = sizeof(struct error_io),
 	};
 	struct error_disk *disk = calloc(1, sizeof(*disk));
-	if (!disk) {
-		snprintf(why, why_bytes, "out of memory");
-		return -ENOMEM;
-	}
+	if (!disk)
+		return why_refuse(why, why_bytes, -ENOMEM, "out of memory");
 	snprintf(name, sizeof(name), "EE_%s", base_name);
 	disk->layer.free = free_disk;
 	int error = bdev_layer_register(&disk->layer, &layer, why, why_bytes);

@@ -6,8 +6,8 @@
  * bounded time a pass on them, and continues from a poller.
  *
  * What is lent need not come back, and is not counted: the memory at an offset is that offset's for
- * as long as the bdev lives, and who holds the bdev lets it go after its last reply. A WRITE or TRIM
- * that meets a loan shows in it, as it may: it is in flight together with that READ.
+ * as long as the bdev lives, and who holds the bdev lets it go after its last reply. A WRITE or
+ * TRIM that meets a loan shows in it, as it may: it is in flight together with that READ.
  *
  * Submitting runs on the channel's core, any number of them at once (see map.c for what keeps them
  * apart); the rest is the control thread's.
@@ -22,6 +22,7 @@
 
 #include "bdev/create.h"
 #include "bdev/malloc/map.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 /* Address space kept behind a bdev for growing: so often its size, within these bounds. */
@@ -402,10 +403,8 @@ int bdev_malloc_create(const struct bdev_malloc_options *options, struct bdev **
 	if (error)
 		return error;
 	struct malloc_disk *disk = aligned_alloc(_Alignof(struct malloc_disk), sizeof(*disk));
-	if (!disk) {
-		snprintf(why, why_bytes, "out of memory");
-		return -ENOMEM;
-	}
+	if (!disk)
+		return why_refuse(why, why_bytes, -ENOMEM, "out of memory");
 	memset(disk, 0, sizeof(*disk));
 	error = bdev_set_identity(&disk->bdev, "Malloc", options->name, options->uuid, why,
 				  why_bytes);

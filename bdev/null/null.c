@@ -6,11 +6,11 @@
 #include "bdev/null/null.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bdev/create.h"
+#include "lib/base/why.h"
 
 struct null_channel {
 	const uint8_t *zeros;
@@ -102,10 +102,8 @@ int bdev_null_create(const struct bdev_null_options *options, struct bdev **resu
 	if (error)
 		return error;
 	struct bdev *bdev = calloc(1, sizeof(*bdev));
-	if (!bdev) {
-		snprintf(why, why_bytes, "out of memory");
-		return -ENOMEM;
-	}
+	if (!bdev)
+		return why_refuse(why, why_bytes, -ENOMEM, "out of memory");
 	bdev->type = &bdev_null_type;
 	bdev->size_bytes = options->size_bytes;
 	bdev->block_size = block;

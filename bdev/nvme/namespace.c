@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,18 +26,6 @@ enum {
 	TRANSFER_MAX_BYTES = BDEV_IO_MAX_BYTES,
 };
 
-static int refuse(char why[NVME_WHY_BYTES], int error, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(char why[NVME_WHY_BYTES], int error, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, NVME_WHY_BYTES, format, args);
-	va_end(args);
-	return error;
-}
-
 static int check_format(uint32_t nsid, const struct nvme_identify_namespace *identify,
 			struct nvme_lba_format *format, char why[NVME_WHY_BYTES])
 {
@@ -46,20 +33,22 @@ static int check_format(uint32_t nsid, const struct nvme_identify_namespace *ide
 			 (identify->format >> FORMAT_HIGH_SHIFT & FORMAT_HIGH_MASK);
 	*format = identify->lba_formats[index];
 	if (identify->protection & PROTECTION_TYPE_MASK)
-		return refuse(why, -ENOTSUP,
-			      "namespace %u is formatted with protection information, which is "
-			      "not served: reformat it (nvme format --pi=0)",
-			      nsid);
+		return nvme_refuse(
+			why, -ENOTSUP,
+			"namespace %u is formatted with protection information, which is "
+			"not served: reformat it (nvme format --pi=0)",
+			nsid);
 	if (format->metadata_bytes)
-		return refuse(why, -ENOTSUP,
-			      "namespace %u has %u bytes of metadata a block, which are not "
-			      "served: reformat it with an LBA format without (nvme format --lbaf)",
-			      nsid, format->metadata_bytes);
+		return nvme_refuse(
+			why, -ENOTSUP,
+			"namespace %u has %u bytes of metadata a block, which are not "
+			"served: reformat it with an LBA format without (nvme format --lbaf)",
+			nsid, format->metadata_bytes);
 	if (format->data_shift < 9 || format->data_shift > 16)
-		return refuse(why, -ENOTSUP,
-			      "namespace %u has blocks of 2^%u bytes; 512 bytes to 64 KiB are "
-			      "served",
-			      nsid, format->data_shift);
+		return nvme_refuse(why, -ENOTSUP,
+				   "namespace %u has blocks of 2^%u bytes; 512 bytes to 64 KiB are "
+				   "served",
+				   nsid, format->data_shift);
 	return 0;
 }
 
@@ -98,14 +87,16 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 		return error;
 	uint32_t block = 1u << format.data_shift;
 	if (!identify->size || identify->size > (uint64_t)INT64_MAX >> format.data_shift)
-		return refuse(why, -EINVAL, "namespace %u has %" PRIu64 " blocks of %u bytes",
-			      ns->nsid, identify->size, block);
-	uint32_t most = transfer_bytes_max ? MIN_OF(transfer_bytes_max, (uint32_t)TRANSFER_MAX_BYTES)
-					   : (uint32_t)TRANSFER_MAX_BYTES;
+		return nvme_refuse(why, -EINVAL, "namespace %u has %" PRIu64 " blocks of %u bytes",
+				   ns->nsid, identify->size, block);
+	uint32_t most = transfer_bytes_max
+				? MIN_OF(transfer_bytes_max, (uint32_t)TRANSFER_MAX_BYTES)
+				: (uint32_t)TRANSFER_MAX_BYTES;
 	if (most < block)
-		return refuse(why, -EINVAL,
-			      "namespace %u takes commands of %u bytes at most, blocks are of %u",
-			      ns->nsid, transfer_bytes_max, block);
+		return nvme_refuse(
+			why, -EINVAL,
+			"namespace %u takes commands of %u bytes at most, blocks are of %u",
+			ns->nsid, transfer_bytes_max, block);
 	unsigned deallocated = identify->deallocate & DEALLOCATE_READS_MASK;
 	ns->block_shift = format.data_shift;
 	ns->transfer_bytes_max = most & ~(block - 1);
@@ -134,7 +125,7 @@ int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
 		ns->errors = aligned_alloc(_Alignof(struct nvme_error_counters), bytes);
 	if (!ns || !ns->errors) {
 		free(ns);
-		return refuse(why, -ENOMEM, "no memory");
+		return nvme_refuse(why, -ENOMEM, "no memory");
 	}
 	memset(ns->errors, 0, bytes);
 	ns->transport = controller->transport;

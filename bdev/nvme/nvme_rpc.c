@@ -174,6 +174,8 @@ static json_t *describe(const struct nvme_controller *controller)
 	json_object_set_new(object, "firmware_revision",
 			    trimmed(identify->firmware, sizeof(identify->firmware)));
 	json_object_set_new(object, "bdevs", names_of(controller));
+	if (controller->transport->dump)
+		controller->transport->dump(controller, object);
 	return object;
 }
 

@@ -41,16 +41,6 @@ static struct {
 	bool told_of_pages;
 } container = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
 
-__attribute__((format(printf, 3, 4))) static int refuse(char *why, int error, const char *format,
-							...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, NVME_WHY_BYTES, format, args);
-	va_end(args);
-	return error;
-}
-
 const struct pcie_dma *pcie_dma_buffers(void)
 {
 	return &container.buffers;
@@ -140,27 +130,29 @@ static int refuse_map(char *why, int error, uint64_t bytes)
 	struct rlimit limit;
 	if (error == -ENOMEM && !getrlimit(RLIMIT_MEMLOCK, &limit) &&
 	    limit.rlim_cur != RLIM_INFINITY)
-		return refuse(why, error,
-			      "the %" PRIu64
-			      " KiB that a device must reach are more than may be locked "
-			      "(RLIMIT_MEMLOCK, %" PRIu64
-			      " KiB): ulimit -l unlimited, LimitMEMLOCK=infinity "
-			      "in a systemd unit, or less --memory",
-			      bytes >> 10, (uint64_t)limit.rlim_cur >> 10);
-	return refuse(why, error, "%" PRIu64 " KiB of memory can not be mapped for the device: %s",
-		      bytes >> 10, strerror(-error));
+		return nvme_refuse(why, error,
+				   "the %" PRIu64
+				   " KiB that a device must reach are more than may be locked "
+				   "(RLIMIT_MEMLOCK, %" PRIu64
+				   " KiB): ulimit -l unlimited, LimitMEMLOCK=infinity "
+				   "in a systemd unit, or less --memory",
+				   bytes >> 10, (uint64_t)limit.rlim_cur >> 10);
+	return nvme_refuse(why, error,
+			   "%" PRIu64 " KiB of memory can not be mapped for the device: %s",
+			   bytes >> 10, strerror(-error));
 }
 
 static int map(void *memory, uint64_t bytes, uint64_t *iova, char *why)
 {
 	if (container.taken_count == TAKEN_MAX)
-		return refuse(why, -ENOSPC, "too many devices: %d pieces of memory are mapped",
-			      TAKEN_MAX);
+		return nvme_refuse(why, -ENOSPC, "too many devices: %d pieces of memory are mapped",
+				   TAKEN_MAX);
 	*iova = pcie_iova_find(container.usable, container.usable_count, container.taken,
 			       container.taken_count, bytes);
 	if (!*iova)
-		return refuse(why, -ENOSPC, "the IOMMU has no address left for %" PRIu64 " KiB",
-			      bytes >> 10);
+		return nvme_refuse(why, -ENOSPC,
+				   "the IOMMU has no address left for %" PRIu64 " KiB",
+				   bytes >> 10);
 	struct vfio_iommu_type1_dma_map request = {
 		.argsz = sizeof(request),
 		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
@@ -209,20 +201,24 @@ static int map_buffers(char *why)
 static int refuse_open(char *why, int error, const char *path, const char *address)
 {
 	if (error == -ENOENT && !strcmp(path, "/dev/vfio/vfio"))
-		return refuse(why, error, "%s: there is no %s: modprobe vfio-pci", address, path);
+		return nvme_refuse(why, error, "%s: there is no %s: modprobe vfio-pci", address,
+				   path);
 	if (error == -ENOENT)
-		return refuse(why, error,
-			      "%s: there is no %s: the device has no IOMMU (VT-d or AMD-Vi in the "
-			      "firmware's settings, intel_iommu=on on the kernel's command line)",
-			      address, path);
+		return nvme_refuse(
+			why, error,
+			"%s: there is no %s: the device has no IOMMU (VT-d or AMD-Vi in the "
+			"firmware's settings, intel_iommu=on on the kernel's command line)",
+			address, path);
 	if (error == -EACCES || error == -EPERM)
-		return refuse(why, -EACCES,
-			      "%s: no permission to open %s: let its owner be the user that runs "
-			      "pollux (chown), or run it as root",
-			      address, path);
+		return nvme_refuse(
+			why, -EACCES,
+			"%s: no permission to open %s: let its owner be the user that runs "
+			"pollux (chown), or run it as root",
+			address, path);
 	if (error == -EBUSY)
-		return refuse(why, error, "%s: another process has %s open", address, path);
-	return refuse(why, error, "%s: %s can not be opened: %s", address, path, strerror(-error));
+		return nvme_refuse(why, error, "%s: another process has %s open", address, path);
+	return nvme_refuse(why, error, "%s: %s can not be opened: %s", address, path,
+			   strerror(-error));
 }
 
 static int open_container(const char *address, char *why)
@@ -236,10 +232,10 @@ static int open_container(const char *address, char *why)
 		return 0;
 	close(container.fd);
 	container.fd = -1;
-	return refuse(why, -ENOTSUP,
-		      "%s: the kernel's VFIO has no type 1 IOMMU: modprobe "
-		      "vfio_iommu_type1",
-		      address);
+	return nvme_refuse(why, -ENOTSUP,
+			   "%s: the kernel's VFIO has no type 1 IOMMU: modprobe "
+			   "vfio_iommu_type1",
+			   address);
 }
 
 static void close_container(void)
@@ -253,8 +249,8 @@ static void close_container(void)
 static int fill_container(const char *address, char *why)
 {
 	if (ioctl(container.fd, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
-		return refuse(why, -errno, "%s: the IOMMU can not be set up: %s", address,
-			      strerror(errno));
+		return nvme_refuse(why, -errno, "%s: the IOMMU can not be set up: %s", address,
+				   strerror(errno));
 	find_usable();
 	return map_buffers(why);
 }
@@ -265,14 +261,16 @@ static int check_viable(int fd, unsigned number, const char *address, char *why)
 {
 	struct vfio_group_status status = {.argsz = sizeof(status)};
 	if (ioctl(fd, VFIO_GROUP_GET_STATUS, &status))
-		return refuse(why, -errno, "%s: the state of IOMMU group %u can not be read: %s",
-			      address, number, strerror(errno));
+		return nvme_refuse(why, -errno,
+				   "%s: the state of IOMMU group %u can not be read: %s", address,
+				   number, strerror(errno));
 	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
-		return refuse(why, -EBUSY,
-			      "%s: another device of its IOMMU group %u has a driver of the kernel "
-			      "(/sys/kernel/iommu_groups/%u/devices): all of them go to vfio-pci, "
-			      "or none",
-			      address, number, number);
+		return nvme_refuse(
+			why, -EBUSY,
+			"%s: another device of its IOMMU group %u has a driver of the kernel "
+			"(/sys/kernel/iommu_groups/%u/devices): all of them go to vfio-pci, "
+			"or none",
+			address, number, number);
 	return 0;
 }
 
@@ -287,7 +285,7 @@ static int open_group(unsigned number, const char *address, char *why)
 	if (!error && container.fd < 0)
 		error = open_container(address, why);
 	if (!error && ioctl(fd, VFIO_GROUP_SET_CONTAINER, &container.fd))
-		error = refuse(
+		error = nvme_refuse(
 			why, -errno,
 			"%s: IOMMU group %u can not share addresses with the devices that are "
 			"attached: %s",
@@ -316,8 +314,8 @@ int pcie_group_get(unsigned number, const char *address, char why[NVME_WHY_BYTES
 		fd = container.groups[i].fd;
 	}
 	if (fd < 0 && container.group_count == GROUPS_MAX) {
-		fd = refuse(why, -ENOSPC, "%s: %d IOMMU groups are in use already", address,
-			    GROUPS_MAX);
+		fd = nvme_refuse(why, -ENOSPC, "%s: %d IOMMU groups are in use already", address,
+				 GROUPS_MAX);
 	} else if (fd < 0) {
 		fd = open_group(number, address, why);
 		if (fd >= 0) {
@@ -353,8 +351,8 @@ int pcie_memory_get(struct pcie_memory *memory, size_t bytes, int node, char why
 	bytes = (bytes + REGION_PAGE_BYTES - 1) / REGION_PAGE_BYTES * REGION_PAGE_BYTES;
 	int error = region_map(&memory->region, bytes, node, true);
 	if (error)
-		return refuse(why, error, "no memory for the device's queues: %s",
-			      strerror(-error));
+		return nvme_refuse(why, error, "no memory for the device's queues: %s",
+				   strerror(-error));
 	pthread_mutex_lock(&container.lock);
 	if (!memory->region.hugetlb && !container.told_of_pages) {
 		container.told_of_pages = true;

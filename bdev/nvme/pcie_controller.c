@@ -6,23 +6,12 @@
 #include "bdev/nvme/pcie_controller.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/log.h"
 
 enum { ACTIVE_LIST_ENTRIES = NVME_IDENTIFY_BYTES / 4 };
-
-__attribute__((format(printf, 3, 4))) static int refuse(char *why, int error, const char *format,
-							...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, NVME_WHY_BYTES, format, args);
-	va_end(args);
-	return error;
-}
 
 static const char *reason(int error)
 {
@@ -53,19 +42,20 @@ static int check_capabilities(struct pcie_controller *controller, char *why)
 	const char *address = controller->base.address;
 	uint64_t cap = controller->cap = pcie_read64(&controller->registers, NVME_REG_CAP);
 	if (cap == UINT64_MAX)
-		return refuse(why, -ENODEV,
-			      "%s: the controller is gone: its registers read as all ones",
-			      address);
+		return nvme_refuse(why, -ENODEV,
+				   "%s: the controller is gone: its registers read as all ones",
+				   address);
 	controller->stride = NVME_CAP_DSTRD(cap);
 	if (!NVME_CAP_CSS_NVM(cap))
-		return refuse(why, -ENOTSUP, "%s: the controller does not know the NVM command set",
-			      address);
+		return nvme_refuse(why, -ENOTSUP,
+				   "%s: the controller does not know the NVM command set", address);
 	if (NVME_CAP_MPSMIN(cap) > NVME_PAGE_BYTES)
-		return refuse(why, -ENOTSUP, "%s: the controller needs pages of %u bytes, not %d",
-			      address, NVME_CAP_MPSMIN(cap), NVME_PAGE_BYTES);
+		return nvme_refuse(why, -ENOTSUP,
+				   "%s: the controller needs pages of %u bytes, not %d", address,
+				   NVME_CAP_MPSMIN(cap), NVME_PAGE_BYTES);
 	if (NVME_CAP_MQES(cap) < 2)
-		return refuse(why, -ENOTSUP, "%s: the controller's queues have one entry only",
-			      address);
+		return nvme_refuse(why, -ENOTSUP, "%s: the controller's queues have one entry only",
+				   address);
 	return 0;
 }
 
@@ -84,13 +74,13 @@ static int alloc_queue(struct pcie_controller *controller, unsigned reactor, uin
 	uint32_t bells =
 		NVME_REG_DOORBELLS + pcie_doorbell_offset(id + 1, false, controller->stride);
 	if (bells > controller->registers.bytes)
-		return refuse(why, -ENOTSUP, "%s: BAR0 has no doorbells for queue %u",
-			      controller->base.address, id);
+		return nvme_refuse(why, -ENOTSUP, "%s: BAR0 has no doorbells for queue %u",
+				   controller->base.address, id);
 	struct pcie_queue *queue =
 		aligned_alloc(CACHE_LINE_BYTES, (sizeof(*queue) + CACHE_LINE_BYTES - 1) /
 							CACHE_LINE_BYTES * CACHE_LINE_BYTES);
 	if (!queue)
-		return refuse(why, -ENOMEM, "no memory");
+		return nvme_refuse(why, -ENOMEM, "no memory");
 	memset(queue, 0, sizeof(*queue));
 	queue->base.transport = controller->base.transport;
 	queue->base.reactor = reactors[reactor];
@@ -103,7 +93,7 @@ static int alloc_queue(struct pcie_controller *controller, unsigned reactor, uin
 		controller->backend->memory_get(controller, PCIE_QUEUE_BYTES, &queue->memory, why);
 	if (!error && pcie_queue_init(queue, id, entries, controller->stride)) {
 		controller->backend->memory_put(controller, &queue->memory);
-		error = refuse(why, -ENOMEM, "no memory");
+		error = nvme_refuse(why, -ENOMEM, "no memory");
 	}
 	if (error) {
 		free(queue);
@@ -147,29 +137,29 @@ static int bring_up(struct pcie_controller *controller, char *why)
 	const char *address = controller->base.address;
 	int error = pcie_disable(controller);
 	if (error)
-		return refuse(why, error, "%s: the controller can not be reset: %s", address,
-			      reason(error));
+		return nvme_refuse(why, error, "%s: the controller can not be reset: %s", address,
+				   reason(error));
 	error = pcie_enable(controller);
 	if (error)
-		return refuse(why, error, "%s: the controller does not become ready: %s", address,
-			      reason(error));
+		return nvme_refuse(why, error, "%s: the controller does not become ready: %s",
+				   address, reason(error));
 	error = identify(controller, NVME_CNS_CONTROLLER, 0, &controller->base.identify);
 	if (error)
-		return refuse(why, error, "%s: IDENTIFY fails: %s", address, reason(error));
+		return nvme_refuse(why, error, "%s: IDENTIFY fails: %s", address, reason(error));
 	find_transfer_max(controller);
 	error = alloc_queues(controller, why);
 	if (error)
 		return error;
 	error = pcie_make_queues(controller);
 	if (error == -ENOSPC)
-		return refuse(
+		return nvme_refuse(
 			why, error,
 			"%s: the controller has fewer I/O queues than there are cores with the "
 			"storage role (%u): give it fewer of them (--cores)",
 			address, controller->queue_count);
 	if (error)
-		return refuse(why, error, "%s: the I/O queues can not be created: %s", address,
-			      reason(error));
+		return nvme_refuse(why, error, "%s: the I/O queues can not be created: %s", address,
+				   reason(error));
 	return 0;
 }
 
@@ -204,8 +194,8 @@ static int add_namespace(struct pcie_controller *controller, uint32_t nsid, char
 	int error = identify(controller, NVME_CNS_NAMESPACE, nsid, &description);
 	pthread_mutex_unlock(&controller->lock);
 	if (error)
-		return refuse(why, error, "%s: IDENTIFY of namespace %u fails: %s",
-			      controller->base.address, nsid, reason(error));
+		return nvme_refuse(why, error, "%s: IDENTIFY of namespace %u fails: %s",
+				   controller->base.address, nsid, reason(error));
 	if (!description.size) /* not active */
 		return 0;
 	return nvme_namespace_add(&controller->base, nsid, &description,
@@ -238,9 +228,9 @@ int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[
 	do {
 		int error = list_active(controller, after, list);
 		if (error)
-			return refuse(why, error,
-				      "%s: the list of its namespaces can not be read: %s", address,
-				      reason(error));
+			return nvme_refuse(why, error,
+					   "%s: the list of its namespaces can not be read: %s",
+					   address, reason(error));
 		for (unsigned i = 0; i < ACTIVE_LIST_ENTRIES && list[i] > after; i++) {
 			after = list[i];
 			error = add_namespace(controller, after, sentence);
@@ -256,9 +246,9 @@ int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[
 		return 0;
 	if (first_error)
 		return first_error;
-	return refuse(why, -ENODEV,
-		      "%s: the controller has no namespace: create one, e.g. with nvme-cli",
-		      address);
+	return nvme_refuse(why, -ENODEV,
+			   "%s: the controller has no namespace: create one, e.g. with nvme-cli",
+			   address);
 }
 
 /* ---- Later ---- */

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +20,6 @@
 #include "bdev/nvme/pcie_container.h"
 
 enum { CLASS_NVME = 0x010802, SYSFS_PATH_BYTES = 128 };
-
-__attribute__((format(printf, 3, 4))) static int refuse(char *why, int error, const char *format,
-							...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(why, NVME_WHY_BYTES, format, args);
-	va_end(args);
-	return error;
-}
 
 bool pcie_address_parse(const char *text, char full[PCIE_ADDRESS_BYTES])
 {
@@ -94,34 +83,38 @@ static int check_device(const char *address, unsigned *group, char *why)
 	char path[SYSFS_PATH_BYTES], name[SYSFS_PATH_BYTES];
 	sysfs_path(path, address, "");
 	if (access(path, F_OK))
-		return refuse(
+		return nvme_refuse(
 			why, -ENODEV,
 			"%s: there is no such PCI device: lspci -D lists them (NVMe controllers "
 			"have class 0108)",
 			address);
 	long class = sysfs_number(address, "class");
 	if (class != CLASS_NVME)
-		return refuse(why, -EINVAL,
-			      "%s: the device is not an NVMe controller: its class is 0x%06lx, not "
-			      "0x%06x",
-			      address, class, CLASS_NVME);
+		return nvme_refuse(
+			why, -EINVAL,
+			"%s: the device is not an NVMe controller: its class is 0x%06lx, not "
+			"0x%06x",
+			address, class, CLASS_NVME);
 	if (!sysfs_link(address, "driver", name))
-		return refuse(why, -ENODEV,
-			      "%s: the device has no driver, and needs vfio-pci: scripts/setup.sh "
-			      "bind %s",
-			      address, address);
+		return nvme_refuse(
+			why, -ENODEV,
+			"%s: the device has no driver, and needs vfio-pci: scripts/setup.sh "
+			"bind %s",
+			address, address);
 	if (strcmp(name, "vfio-pci"))
-		return refuse(why, -EBUSY,
-			      "%s: the device belongs to the driver %s, not to vfio-pci: unmount "
-			      "what lies "
-			      "on it, then scripts/setup.sh bind %s",
-			      address, name, address);
+		return nvme_refuse(
+			why, -EBUSY,
+			"%s: the device belongs to the driver %s, not to vfio-pci: unmount "
+			"what lies "
+			"on it, then scripts/setup.sh bind %s",
+			address, name, address);
 	if (!sysfs_link(address, "iommu_group", name))
-		return refuse(why, -ENOENT,
-			      "%s: there is no IOMMU: switch on VT-d or AMD-Vi in the firmware's "
-			      "settings, "
-			      "and boot with intel_iommu=on",
-			      address);
+		return nvme_refuse(
+			why, -ENOENT,
+			"%s: there is no IOMMU: switch on VT-d or AMD-Vi in the firmware's "
+			"settings, "
+			"and boot with intel_iommu=on",
+			address);
 	*group = (unsigned)strtoul(name, NULL, 10);
 	return 0;
 }
@@ -135,16 +128,16 @@ static int map_registers(struct pcie_device *device, char *why)
 		.index = VFIO_PCI_BAR0_REGION_INDEX,
 	};
 	if (ioctl(device->device_fd, VFIO_DEVICE_GET_REGION_INFO, &info))
-		return refuse(why, -errno, "%s: BAR0 can not be found: %s", device->address,
-			      strerror(errno));
+		return nvme_refuse(why, -errno, "%s: BAR0 can not be found: %s", device->address,
+				   strerror(errno));
 	if (!(info.flags & VFIO_REGION_INFO_FLAG_MMAP) || info.size <= NVME_REG_DOORBELLS)
-		return refuse(why, -ENOTSUP, "%s: BAR0 (%llu bytes) can not be mapped",
-			      device->address, (unsigned long long)info.size);
+		return nvme_refuse(why, -ENOTSUP, "%s: BAR0 (%llu bytes) can not be mapped",
+				   device->address, (unsigned long long)info.size);
 	void *base = mmap(NULL, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, device->device_fd,
 			  (off_t)info.offset);
 	if (base == MAP_FAILED)
-		return refuse(why, -errno, "%s: BAR0 can not be mapped: %s", device->address,
-			      strerror(errno));
+		return nvme_refuse(why, -errno, "%s: BAR0 can not be mapped: %s", device->address,
+				   strerror(errno));
 	device->registers = (struct pcie_registers){base, info.size};
 	return 0;
 }
@@ -177,8 +170,8 @@ static int enable_dma(struct pcie_device *device, char *why)
 			device, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE,
 			0);
 	if (error)
-		return refuse(why, error, "%s: the device can not be allowed DMA: %s",
-			      device->address, strerror(-error));
+		return nvme_refuse(why, error, "%s: the device can not be allowed DMA: %s",
+				   device->address, strerror(-error));
 	return 0;
 }
 
@@ -210,8 +203,8 @@ static int open_device(struct pcie_device *device, char *why)
 {
 	device->device_fd = ioctl(device->group_fd, VFIO_GROUP_GET_DEVICE_FD, device->address);
 	if (device->device_fd < 0)
-		return refuse(why, -errno, "%s: VFIO does not give the device: %s", device->address,
-			      strerror(errno));
+		return nvme_refuse(why, -errno, "%s: VFIO does not give the device: %s",
+				   device->address, strerror(errno));
 	int error = map_registers(device, why);
 	if (!error)
 		error = enable_dma(device, why);
@@ -225,9 +218,9 @@ int pcie_device_open(struct pcie_device *device, const char *address, char why[N
 	unsigned group;
 	*device = (struct pcie_device){.group_fd = -1, .device_fd = -1, .request_fd = -1};
 	if (!pcie_address_parse(address, device->address))
-		return refuse(why, -EINVAL,
-			      "'%s' is no PCI address: it looks like 0000:01:00.0 (lspci -D)",
-			      address);
+		return nvme_refuse(why, -EINVAL,
+				   "'%s' is no PCI address: it looks like 0000:01:00.0 (lspci -D)",
+				   address);
 	int error = check_device(device->address, &group, why);
 	if (error)
 		return error;

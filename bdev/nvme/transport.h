@@ -12,10 +12,14 @@
 
 #include "bdev/bdev.h"
 #include "bdev/nvme/spec.h"
+#include "lib/base/why.h"
 
 enum { NVME_QUEUE_COMMANDS_MAX = 1024 };
 
 enum { NVME_WHY_BYTES = 512, NVME_ADDRESS_BYTES = 256, NVME_CONTROLLER_NAME_BYTES = 64 };
+
+/* why_refuse() with a `why` of NVME_WHY_BYTES. */
+#define nvme_refuse(why, error, ...) why_refuse(why, NVME_WHY_BYTES, error, __VA_ARGS__)
 
 struct nvme_queue;
 struct nvme_io;

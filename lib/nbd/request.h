@@ -48,6 +48,11 @@ static inline size_t nbd_request_bytes(enum nbd_mode mode)
 					 : sizeof(struct nbd_request);
 }
 
+static inline uint32_t nbd_request_magic(enum nbd_mode mode)
+{
+	return unlikely(mode == NBD_MODE_EXTENDED) ? NBD_MAGIC_EXTENDED_REQUEST : NBD_MAGIC_REQUEST;
+}
+
 /*
  * Decodes nbd_request_bytes(mode) bytes. Returns false on a wrong magic: the stream can not be
  * followed any more, the connection ends.

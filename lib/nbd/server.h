@@ -100,6 +100,7 @@ struct nbd_handshake {
 	struct nbd_export_info selected; /* after TRANSMIT (its strings are no longer valid) */
 	bool asked_block_size; /* after TRANSMIT: it promised to keep to the block sizes */
 	bool shutting_down;    /* the owner's to set: all but ABORT is answered ERR_SHUTDOWN */
+	bool tls_missed;       /* in the clear, something was refused that is there inside TLS */
 	/* after TRANSMIT: what SET_META_CONTEXT selected for this export */
 	struct nbd_context contexts[NBD_MAX_CONTEXTS];
 	unsigned context_count;

@@ -106,8 +106,10 @@ static enum nbd_verdict close_for(struct nbd_handshake *hs, const char *why)
 /* EXPORT_NAME can not be answered with an error: what is not granted ends the session. */
 static enum nbd_verdict judge_export_name(struct nbd_handshake *hs)
 {
-	if (hs->config.tls_required && !hs->tls)
+	if (hs->config.tls_required && !hs->tls) {
+		hs->tls_missed = true;
 		return close_for(hs, "EXPORT_NAME in the clear, but TLS is required");
+	}
 	if (hs->mode == NBD_MODE_EXTENDED)
 		return close_for(hs, "EXPORT_NAME after extended headers");
 	if (hs->length > NBD_MAX_STRING_BYTES)
@@ -164,8 +166,10 @@ enum nbd_verdict nbd_option_judge(struct nbd_handshake *hs)
 		return judge_export_name(hs);
 	if (!hs->fixed)
 		return close_for(hs, "an option other than EXPORT_NAME without fixed newstyle");
-	if (hs->config.tls_required && !hs->tls && hs->option != NBD_OPT_STARTTLS)
+	if (hs->config.tls_required && !hs->tls && hs->option != NBD_OPT_STARTTLS) {
+		hs->tls_missed = true;
 		return refuse(hs, NBD_REP_ERR_TLS_REQD, "this server requires TLS");
+	}
 	if (hs->shutting_down)
 		return refuse(hs, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
 	if (!option_offered(hs))
@@ -232,6 +236,7 @@ uint32_t nbd_option_find(struct nbd_handshake *hs, const char *name, uint32_t le
 	secret = !rc && info->needs_tls && !hs->tls;
 	if (!rc && !secret)
 		return 0;
+	hs->tls_missed |= secret && nbd_handshake_may_start_tls(hs);
 	hide = hide && nbd_handshake_may_start_tls(hs);
 	if (hide && (secret || (rc == -ENOENT && hides_exports(hs)))) {
 		*message = "TLS is required before anything is told about this export";

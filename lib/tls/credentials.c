@@ -172,12 +172,27 @@ static char *priority_text(const struct tls_credentials *credentials, const char
 	return n < 0 ? NULL : text;
 }
 
+/* Datagram versions, which NORMAL has too, are of no use here. */
+static bool has_version(gnutls_priority_t priority)
+{
+	const unsigned *versions;
+	int count = gnutls_priority_protocol_list(priority, &versions);
+	for (int i = 0; i < count; i++) {
+		if (versions[i] == GNUTLS_TLS1_2 || versions[i] == GNUTLS_TLS1_3)
+			return true;
+	}
+	return false;
+}
+
 static int init_priority(gnutls_priority_t *priority, const char *text, struct tls_report *report)
 {
 	const char *at = NULL;
 	int code = text ? gnutls_priority_init2(priority, text, &at, 0) : GNUTLS_E_MEMORY_ERROR;
-	if (code == GNUTLS_E_SUCCESS)
+	if (code == GNUTLS_E_SUCCESS && has_version(*priority))
 		return 0;
+	if (code == GNUTLS_E_SUCCESS)
+		return tls_report_error(report, -EINVAL,
+					"the priority string \"%s\" allows no version of TLS", text);
 	if (code == GNUTLS_E_MEMORY_ERROR)
 		return tls_report_error(report, -ENOMEM, "no memory for TLS credentials");
 	if (code == GNUTLS_E_NO_PRIORITIES_WERE_SET || !at)

@@ -125,6 +125,10 @@ static int in_handshake(struct tls_session *session, int code)
 	case GNUTLS_E_NO_COMMON_KEY_SHARE:
 	case GNUTLS_E_UNWANTED_ALGORITHM:
 	case GNUTLS_E_MISSING_EXTENSION:
+		/* GnuTLS misses ciphers, not versions, where ours begin with TLS 1.3 */
+		if (session->credentials->config.min_version == TLS_VERSION_1_3 &&
+		    gnutls_protocol_get_version(session->tls) != GNUTLS_TLS1_3)
+			return no_version(session);
 		return say(session, -EPROTO, "no cipher suite in common with %s (we use %s): %s",
 			   the_peer(session), psk ? "pre-shared keys" : "certificates",
 			   gnutls_strerror(code));

@@ -378,6 +378,18 @@ class Magic(conformance.Rules):
         client.send(self.raw(client, CMD_READ, 0, 512, magic=magic))
         self.ends(client)
 
+    def test_header_of_another_mode(self):
+        """With extended headers a compact one is too short: it is not waited for the rest of it."""
+        client = self.connect("disk")
+        other = rawnbd.request_bytes if self.mode == EXTENDED else rawnbd.extended_bytes
+        client.send(other(CMD_READ, 0, 512))
+        self.ends(client)
+
+    def test_nothing_but_a_wrong_magic(self):
+        client = self.connect("disk")
+        client.send(struct.pack(">L", 0x12560953))
+        self.ends(client)
+
     def test_good_requests_before_it(self):
         """Are answered or not; nothing comes that is no reply, and then the session ends."""
         client = self.connect("disk")

@@ -167,6 +167,34 @@ class Modes(TlsTest):
         self.assertEqual(client.receive_until_closed(), b"")
         self.serves_tls(target)
 
+    def test_require_tells_who_did_without(self):
+        """One line a client that was refused for want of TLS; none for those that began it."""
+        target = self.start_x509()
+
+        def export_name(client):
+            client.option(OPT_EXPORT_NAME, b"")
+            client.receive_until_closed()
+
+        def options(client):
+            for option in (OPT_LIST, OPT_GO):
+                self.assertEqual(client.refused(option), REP_ERR_TLS_REQD)
+
+        for told, use in enumerate((export_name, options), 1):
+            with target.client().greeting() as client:
+                use(client)
+            wait_for(lambda: self.missed(target) == told, 10, "a line in the log")
+        with target.client().greeting() as client:
+            options(client)
+            client.starttls(context()).go().read(0, 512)
+        with target.client().greeting():
+            pass
+        self.serves_tls(target)
+        self.assertEqual(self.missed(target), 2)
+
+    @staticmethod
+    def missed(target):
+        return target.log(whole=True).count("failed: the client has not begun it")
+
     def test_tcp_uri(self):
         target = self.start_x509(tcp=True)
         self.logged(target, f"at nbds://127.0.0.1:{target.port}")
@@ -350,7 +378,7 @@ class Refusals(TlsTest):
         target = self.start("malloc:8M", listen=False)
         target.rpc("tls_create", name="new", dir=self.x509_dir(), min_version="1.3")
         target.rpc("listener_create", uri=f"unix://{target.sock_path}", tls_credentials="new")
-        self.refused_tls(target, context(low=ssl.TLSVersion.TLSv1_2), "in common with the client")
+        self.refused_tls(target, context(low=ssl.TLSVersion.TLSv1_2), "ours start at TLS 1.3")
         self.serves_tls(target)
         path = self.path("other.sock")
         target.rpc("tls_create", name="p", dir=self.x509_dir(),

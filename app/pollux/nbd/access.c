@@ -6,7 +6,6 @@
 #include "app/pollux/nbd/access.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/compiler.h"
 #include "lib/base/log.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 enum { TELL_EVERY_US = 1000000 };
@@ -27,20 +27,6 @@ static void access_free(struct access *access)
 	free(access->allow);
 	free(access->uri);
 	free(access);
-}
-
-static int refuse(const char **parameter, const char *name, char *why, size_t why_bytes,
-		  const char *format, ...) __attribute__((format(printf, 5, 6)));
-
-static int refuse(const char **parameter, const char *name, char *why, size_t why_bytes,
-		  const char *format, ...)
-{
-	va_list args;
-	*parameter = name;
-	va_start(args, format);
-	vsnprintf(why, why_bytes, format, args);
-	va_end(args);
-	return -EINVAL;
 }
 
 static int by_name(const void *a, const void *b)
@@ -75,10 +61,12 @@ static int fill(struct access *access, const struct access_options *options, con
 	unsigned wrong;
 	int error =
 		network_list_parse(options->allow, options->allow_count, &access->allow, &wrong);
-	if (error == -EINVAL)
-		return refuse(parameter, "allow", why, why_bytes,
-			      "'%.64s' is no network: ADDRESS/BITS, or an address",
-			      options->allow[wrong]);
+	if (error == -EINVAL) {
+		*parameter = "allow";
+		return why_refuse(why, why_bytes, error,
+				  "'%.64s' is no network: ADDRESS/BITS, or an address",
+				  options->allow[wrong]);
+	}
 	if (!error && options->exports)
 		error = copy_exports(access, options);
 	if (error)
@@ -87,10 +75,12 @@ static int fill(struct access *access, const struct access_options *options, con
 		access->default_export = strdup(options->default_export);
 		if (!access->default_export)
 			return -ENOMEM;
-		if (!is_listed(access, access->default_export))
-			return refuse(parameter, "default_export", why, why_bytes,
-				      "'%.64s' is not among the listener's exports",
-				      access->default_export);
+		if (!is_listed(access, access->default_export)) {
+			*parameter = "default_export";
+			return why_refuse(why, why_bytes, -EINVAL,
+					  "'%.64s' is not among the listener's exports",
+					  access->default_export);
+		}
 	}
 	access->max_connections = options->max_connections;
 	access->hide_no_zeroes = options->hide_no_zeroes;

@@ -17,6 +17,7 @@
 #include "app/pollux/nbd/connection.h"
 #include "app/pollux/tls/named.h"
 #include "lib/base/log.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 enum { ACCEPT_PAUSE_US = 100000 /* after running out of descriptors */ };
@@ -242,9 +243,9 @@ static int check_allow(const struct address *address, const struct access_option
 {
 	if (!options->allow_count || address->kind == ADDRESS_TCP)
 		return 0;
-	snprintf(why, why_bytes, "peers of a %s socket have no IP address to be allowed by",
-		 address->kind == ADDRESS_UNIX ? "unix" : "vsock");
-	return -EINVAL;
+	return why_refuse(why, why_bytes, -EINVAL,
+			  "peers of a %s socket have no IP address to be allowed by",
+			  address->kind == ADDRESS_UNIX ? "unix" : "vsock");
 }
 
 void listener_create(const struct listener_options *options,

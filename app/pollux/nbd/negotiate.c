@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/secure_log.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/tls/credentials.h"
@@ -283,8 +284,11 @@ void negotiate_drain(struct connection *conn)
 
 void negotiate_end(struct connection *conn)
 {
-	if (!conn->handshake)
+	const struct nbd_handshake *hs = conn->handshake;
+	if (!hs)
 		return;
+	if (hs->tls_missed && !conn->tls && conn->state != CONN_TRANSMISSION)
+		secure_log_failure(conn, "the client has not begun it, and what it wanted needs it");
 	nbd_handshake_fini(conn->handshake);
 	free(conn->handshake);
 	conn->handshake = NULL;

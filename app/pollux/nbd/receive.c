@@ -67,6 +67,14 @@ static inline size_t take_headers(struct connection *conn, const uint8_t *bytes,
 	return taken;
 }
 
+/* Of a header that is not whole: with a wrong magic there is nothing to wait for. */
+static void check_magic(struct connection *conn)
+{
+	if (conn->head_have >= sizeof(be32) &&
+	    be32_get(*(const be32 *)conn->head) != nbd_request_magic(conn->limits.mode))
+		connection_kill(conn, "a request with a wrong magic");
+}
+
 /* Transmission: requests and payload. Returns what it took. */
 static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_t count)
 {
@@ -104,8 +112,10 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 				memcpy(conn->head + conn->head_have, head, n);
 			conn->head_have += n;
 			taken += n;
-			if (conn->head_have < head_bytes)
+			if (conn->head_have < head_bytes) {
+				check_magic(conn);
 				break;
+			}
 			head = conn->head;
 		}
 		if (conn->inflight >= credit_limit(conn)) {

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "lib/base/log.h"
+#include "lib/base/why.h"
 #include "reactor/control.h"
 
 enum { FLUSH_LATE_US = 5000000 };
@@ -419,41 +420,32 @@ static bool is_text(const char *text)
 static int explain_allow(const struct export_options *options, int error, unsigned wrong, char *why,
 			 size_t why_bytes)
 {
-	if (error == -ENOMEM) {
-		snprintf(why, why_bytes, "no memory for an export");
-		return error;
-	}
-	snprintf(why, why_bytes, "'%.64s' is no network: ADDRESS/BITS, or an address",
-		 options->allow[wrong]);
-	return -EDOM;
+	if (error == -ENOMEM)
+		return why_refuse(why, why_bytes, error, "no memory for an export");
+	return why_refuse(why, why_bytes, -EDOM,
+			  "'%.64s' is no network: ADDRESS/BITS, or an address",
+			  options->allow[wrong]);
 }
 
 int export_create(const struct export_options *options,
 		  void (*done)(void *arg, struct export *export, int error), void *arg, char *why,
 		  size_t why_bytes)
 {
-	if (strlen(options->name) > EXPORT_NAME_MAX_BYTES) {
-		snprintf(why, why_bytes, "the name is longer than %d bytes", EXPORT_NAME_MAX_BYTES);
-		return -EINVAL;
-	}
-	if (!is_text(options->name) || (options->description && !is_text(options->description))) {
-		snprintf(why, why_bytes, "name and description are UTF-8");
-		return -EINVAL;
-	}
-	if (export_find(options->name)) {
-		snprintf(why, why_bytes, "an export named '%s' exists", options->name);
-		return -EEXIST;
-	}
+	if (strlen(options->name) > EXPORT_NAME_MAX_BYTES)
+		return why_refuse(why, why_bytes, -EINVAL, "the name is longer than %d bytes",
+				  EXPORT_NAME_MAX_BYTES);
+	if (!is_text(options->name) || (options->description && !is_text(options->description)))
+		return why_refuse(why, why_bytes, -EINVAL, "name and description are UTF-8");
+	if (export_find(options->name))
+		return why_refuse(why, why_bytes, -EEXIST, "an export named '%s' exists",
+				  options->name);
 	struct bdev *bdev = bdev_find(options->bdev_name);
-	if (!bdev) {
-		snprintf(why, why_bytes, "there is no bdev named '%s'", options->bdev_name);
-		return -ENODEV;
-	}
+	if (!bdev)
+		return why_refuse(why, why_bytes, -ENODEV, "there is no bdev named '%s'",
+				  options->bdev_name);
 	struct export *export = make(options);
-	if (!export) {
-		snprintf(why, why_bytes, "no memory for an export");
-		return -ENOMEM;
-	}
+	if (!export)
+		return why_refuse(why, why_bytes, -ENOMEM, "no memory for an export");
 	unsigned wrong = 0;
 	int error =
 		network_list_parse(options->allow, options->allow_count, &export->allow, &wrong);

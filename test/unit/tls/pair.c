@@ -161,16 +161,6 @@ void pair_open_raw(struct pair *pair, struct tls_credentials *server, const char
 	open_raw(pair, priority, psk_hex);
 }
 
-void pair_open_keys(struct pair *pair, const char *directory, const char *priority)
-{
-	struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", priority),
-			       *client = keys_of(TLS_CLIENT, directory, "keys", priority);
-	pair_open(pair, server, client, NULL);
-	pair_connect(pair);
-	tls_credentials_put(server);
-	tls_credentials_put(client);
-}
-
 void pair_close(struct pair *pair)
 {
 	tls_session_destroy(pair->server);

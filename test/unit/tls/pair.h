@@ -58,8 +58,6 @@ void pair_open(struct pair *pair, struct tls_credentials *server, struct tls_cre
  */
 void pair_open_raw(struct pair *pair, struct tls_credentials *server, const char *priority,
 		   const char *psk_hex);
-/* Connected, with the key in directory/keys; ours on both sides. */
-void pair_open_keys(struct pair *pair, const char *directory, const char *priority);
 void pair_close(struct pair *pair);
 
 /* Both hand-shake until both are done, or one has failed and the other has heard of it. */

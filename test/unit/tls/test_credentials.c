@@ -288,6 +288,12 @@ static void refuses_contradictions(void **state)
 		 "names are allowed only"},
 		{{.directory = directory, .priority = "NORMAL:+NONSENSE"}, "wrong at \"+NONSENSE"},
 		{{.directory = directory, .priority = ""}, "priority string"},
+		{{.directory = directory, .priority = "NORMAL:-VERS-TLS1.3:-VERS-TLS1.2"},
+		 "allows no version"},
+		{{.directory = directory,
+		  .priority = "NORMAL:-VERS-TLS1.3",
+		  .min_version = TLS_VERSION_1_3},
+		 "allows no version"},
 		{{.directory = directory, .priority = "NORMAL:-VERS-ALL:+VERS-TLS1.1"},
 		 "allows nothing"},
 	};

@@ -11,61 +11,18 @@
 #include <cmocka.h>
 
 #include "lib/base/compiler.h"
-#include "test/unit/tls/certificates.h"
-#include "test/unit/tls/pair.h"
-
-#define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-#define PSK ":-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
-
-/* Versions and ciphers, CBC with its odd overhead among them. */
-static const char *const priorities[] = {
-	"NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-256-GCM" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+CHACHA20-POLY1305" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-CBC" PSK,
-};
-#define TLS_1_3 priorities[0]
-#define TLS_1_2 priorities[2]
-
-static const char *directory;
-
-static int prepare(void **state)
-{
-	directory = make_directory();
-	write_text(in_directory(directory, "keys"), "u:" KEY "\n");
-	return 0;
-}
-
-static int clean(void **state)
-{
-	remove_directory(directory);
-	return 0;
-}
-
-static void open_both(struct pair *pair, const char *priority)
-{
-	pair_open_keys(pair, directory, priority);
-}
-
-static void open_raw(struct pair *pair, const char *priority)
-{
-	struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", priority);
-	pair_open_raw(pair, server, priority, KEY);
-	pair_connect(pair);
-	tls_credentials_put(server);
-}
+#include "test/unit/tls/keyed.h"
 
 /* ---- Damage ---- */
 
 static void damaged_records(void **state)
 {
 	/* a byte of the header, of the middle, and of the tag */
-	for (unsigned i = 0; i < 3 * COUNT_OF(priorities); i++) {
+	for (unsigned i = 0; i < 3 * KEYED_KINDS; i++) {
 		struct pair pair;
 		char text[100];
 		size_t got;
-		open_both(&pair, priorities[i / 3]);
+		keyed_open(&pair, keyed_priorities[i / 3]);
 		send_all(&pair, pair.client, "good", 4);
 		size_t good = pair.to_server.count;
 		memset(text, 'x', sizeof(text));
@@ -103,7 +60,7 @@ static void records_that_are_none(void **state)
 			struct pair pair;
 			char text[100];
 			size_t got;
-			open_both(&pair, version ? TLS_1_3 : TLS_1_2);
+			keyed_open(&pair, version ? TLS_1_3 : TLS_1_2);
 			queue_put(&pair.to_server, cases[i].bytes, cases[i].count);
 			assert_int_equal(receive_all(&pair, pair.server, text, 1, &got), -EPROTO);
 			assert_int_equal(got, 0);
@@ -119,7 +76,7 @@ static void replayed_records(void **state)
 	struct pair pair;
 	char text[100];
 	size_t got;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	send_all(&pair, pair.client, "once", 4);
 	queue_put(&pair.to_server, pair.to_server.bytes + pair.to_server.at, pair.to_server.count);
 	assert_int_equal(side_read(&pair, pair.server, text, sizeof(text), &got), -EPROTO);
@@ -133,7 +90,7 @@ static void truncated_records(void **state)
 	struct pair pair;
 	char text[100];
 	size_t got;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	send_all(&pair, pair.client, "whole", 5);
 	send_all(&pair, pair.client, "half", 4);
 	pair.to_server.count -= 3;
@@ -153,7 +110,7 @@ static void closing(void **state)
 		struct pair pair;
 		char text[100];
 		size_t got;
-		open_both(&pair, version ? TLS_1_3 : TLS_1_2);
+		keyed_open(&pair, version ? TLS_1_3 : TLS_1_2);
 		send_all(&pair, pair.client, "last", 4);
 		assert_int_equal(side_close(&pair, pair.client), 0);
 		assert_int_equal(tls_session_state(pair.client), TLS_CLOSING);
@@ -188,7 +145,7 @@ static void closing_with_bytes_kept(void **state)
 	struct pair pair;
 	char text[100];
 	size_t got;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	pair.room = 7;
 	struct iovec iov = {"last words", 10};
 	struct tls_source source = {&iov, 1, 0};
@@ -209,7 +166,7 @@ static void new_keys_without_end(void **state)
 	struct pair pair;
 	char text[4];
 	size_t got;
-	open_raw(&pair, TLS_1_3);
+	keyed_open_raw(&pair, TLS_1_3);
 	for (unsigned i = 0; i < 100; i++)
 		assert_int_equal(gnutls_session_key_update(pair.raw, 0), 0);
 	assert_int_equal(receive_all(&pair, pair.server, text, 4, &got), -EPROTO);
@@ -222,7 +179,7 @@ static void new_handshakes(void **state)
 	struct pair pair;
 	char text[4];
 	size_t got;
-	open_raw(&pair, TLS_1_2);
+	keyed_open_raw(&pair, TLS_1_2);
 	assert_int_equal(gnutls_handshake(pair.raw), GNUTLS_E_AGAIN);
 	assert_int_equal(receive_all(&pair, pair.server, text, 4, &got), -EPROTO);
 	contains(tls_session_reason(pair.server), "asks for a new handshake");
@@ -234,7 +191,7 @@ static void new_handshakes(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, prepare, clean)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, keyed_prepare, keyed_clean)
 	const struct CMUnitTest tests[] = {
 		CASE(damaged_records),
 		CASE(records_that_are_none),

@@ -14,58 +14,16 @@
 #include <cmocka.h>
 
 #include "lib/base/compiler.h"
-#include "test/unit/tls/certificates.h"
 #include "test/unit/tls/exchange.h"
-#include "test/unit/tls/pair.h"
-
-#define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-#define PSK ":-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
-
-/* Versions and ciphers, CBC with its odd overhead among them. */
-static const char *const priorities[] = {
-	"NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-256-GCM" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+CHACHA20-POLY1305" PSK,
-	"NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-CBC" PSK,
-};
-#define TLS_1_3 priorities[0]
-#define TLS_1_2 priorities[2]
-
-static const char *directory;
-static int prepare(void **state)
-{
-	directory = make_directory();
-	write_text(in_directory(directory, "keys"), "u:" KEY "\n");
-	return 0;
-}
-
-static int clean(void **state)
-{
-	remove_directory(directory);
-	return 0;
-}
-
-static void open_both(struct pair *pair, const char *priority)
-{
-	pair_open_keys(pair, directory, priority);
-}
-
-static void open_raw(struct pair *pair, const char *priority)
-{
-	struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", priority);
-	pair_open_raw(pair, server, priority, KEY);
-	pair_connect(pair);
-	tls_credentials_put(server);
-}
+#include "test/unit/tls/keyed.h"
 
 /* ---- All of the data ---- */
 
 static void large_transfers(void **state)
 {
-	for (unsigned i = 0; i < COUNT_OF(priorities); i++) {
+	for (unsigned i = 0; i < KEYED_KINDS; i++) {
 		struct pair pair;
-		open_both(&pair, priorities[i]);
+		keyed_open(&pair, keyed_priorities[i]);
 		exchange(&pair, 1 << 20, false);
 		pair_close(&pair);
 	}
@@ -73,9 +31,9 @@ static void large_transfers(void **state)
 
 static void tiny_buffers(void **state)
 {
-	for (unsigned i = 0; i < COUNT_OF(priorities); i++) {
+	for (unsigned i = 0; i < KEYED_KINDS; i++) {
 		struct pair pair;
-		open_both(&pair, priorities[i]);
+		keyed_open(&pair, keyed_priorities[i]);
 		exchange(&pair, 30000, true);
 		pair_close(&pair);
 	}
@@ -88,7 +46,7 @@ static void one_call_takes_all(void **state)
 	struct pair pair;
 	uint8_t *bytes = malloc(TOTAL), *plain = malloc(TOTAL + BUFFER);
 	size_t at = 0;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	fill_random(bytes, TOTAL);
 	assert_int_equal(send_all(&pair, pair.server, bytes, TOTAL), 0);
 	pair.cut = BUFFER;
@@ -115,7 +73,7 @@ static void small_pieces_share_records(void **state)
 	struct pair pair;
 	struct iovec iov[PIECES];
 	uint8_t bytes[PIECE_BYTES] = {1};
-	open_both(&pair, TLS_1_3);
+	keyed_open(&pair, TLS_1_3);
 	for (unsigned i = 0; i < PIECES; i++)
 		iov[i] = (struct iovec){bytes, PIECE_BYTES};
 	struct tls_source source = {iov, PIECES, 0};
@@ -136,7 +94,7 @@ static void nothing_to_do(void **state)
 	char text[4];
 	size_t got = 7;
 	struct tls_source none = {NULL, 0, 0};
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	assert_int_equal(side_write(&pair, pair.server, &none), 0);
 	struct iovec empty[2] = {{text, 0}, {NULL, 0}};
 	struct tls_source nothing = {empty, 2, 0};
@@ -156,7 +114,7 @@ static void a_full_buffer_stops_writing(void **state)
 {
 	enum { ROOM = 40000, TOTAL = 100000 };
 	struct pair pair;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	uint8_t *bytes = malloc(TOTAL), *wire = malloc(ROOM);
 	fill_random(bytes, TOTAL);
 	struct iovec iov = {bytes, TOTAL};
@@ -182,7 +140,7 @@ static void a_buffer_below_a_record(void **state)
 {
 	struct pair pair;
 	uint8_t wire[10];
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	struct iovec iov = {"hello, world", 12};
 	struct tls_source source = {&iov, 1, 0};
 	struct tls_output out = {wire, sizeof(wire), 0};
@@ -208,7 +166,7 @@ static void alerts_wait_for_room(void **state)
 	struct pair pair;
 	char text[4];
 	size_t got;
-	open_both(&pair, NULL);
+	keyed_open(&pair, NULL);
 	uint8_t garbage[40] = {23, 3, 3, 0, 35, 1};
 	struct tls_input in = {garbage, sizeof(garbage)};
 	assert_int_equal(tls_session_read(pair.server, &in, text, 4, &got, NULL), -EPROTO);
@@ -226,7 +184,7 @@ static void alerts_wait_for_room(void **state)
 static void new_keys(void **state)
 {
 	struct pair pair;
-	open_both(&pair, TLS_1_3);
+	keyed_open(&pair, TLS_1_3);
 	for (unsigned i = 0; i < 6; i++) {
 		struct tls_session *asking = i & 1 ? pair.server : pair.client;
 		struct tls_session *other = i & 1 ? pair.client : pair.server;
@@ -243,7 +201,7 @@ static void new_keys(void **state)
 	}
 	exchange(&pair, 100000, false);
 	pair_close(&pair);
-	open_both(&pair, TLS_1_2);
+	keyed_open(&pair, TLS_1_2);
 	assert_int_equal(tls_session_update_keys(pair.server, false, NULL), -EOPNOTSUPP);
 	pair_close(&pair);
 }
@@ -257,8 +215,7 @@ static void peers_with_small_records(void **state)
 	uint8_t bytes[TOTAL], plain[TOTAL];
 	fill_random(bytes, TOTAL);
 	for (unsigned version = 0; version < 2; version++) {
-		struct tls_credentials *server = keys_of(TLS_SERVER, directory, "keys", NULL);
-		pair_open_raw(&pair, server, version ? TLS_1_3 : TLS_1_2, KEY);
+		keyed_start_raw(&pair, version ? TLS_1_3 : TLS_1_2);
 		assert_int_equal(gnutls_record_set_max_recv_size(pair.raw, 600), 0);
 		pair_connect(&pair);
 		pair.room = version ? 0 : 50;
@@ -273,7 +230,6 @@ static void peers_with_small_records(void **state)
 		}
 		assert_memory_equal(plain, bytes, TOTAL);
 		pair_close(&pair);
-		tls_credentials_put(server);
 	}
 }
 
@@ -283,11 +239,11 @@ static void padding_and_warnings(void **state)
 	struct pair pair;
 	char text[10];
 	size_t got;
-	open_raw(&pair, TLS_1_3);
+	keyed_open_raw(&pair, TLS_1_3);
 	assert_int_equal(gnutls_record_send2(pair.raw, "padded", 6, 1000, 0), 6);
 	pair_expect(&pair, pair.server, "padded", 6);
 	pair_close(&pair);
-	open_raw(&pair, TLS_1_2);
+	keyed_open_raw(&pair, TLS_1_2);
 	gnutls_alert_send(pair.raw, GNUTLS_AL_WARNING, GNUTLS_A_USER_CANCELED);
 	gnutls_record_send(pair.raw, "word", 4);
 	pair_expect(&pair, pair.server, "word", 4);
@@ -307,7 +263,7 @@ static void record_state(void **state)
 {
 	struct pair pair;
 	struct tls_record_state sending, receiving;
-	open_both(&pair, TLS_1_3);
+	keyed_open(&pair, TLS_1_3);
 	send_all(&pair, pair.server, "first", 5);
 	pair_expect(&pair, pair.client, "first", 5);
 	assert_int_equal(tls_session_record_state(pair.server, false, &sending), 0);
@@ -342,7 +298,7 @@ static void record_state(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, prepare, clean)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, keyed_prepare, keyed_clean)
 	const struct CMUnitTest tests[] = {
 		CASE(large_transfers),
 		CASE(tiny_buffers),
