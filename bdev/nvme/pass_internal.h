@@ -14,6 +14,7 @@ struct pass_queue {
 	struct pass_target target;
 	struct pass *pass;
 	unsigned users;
+	bool sent_fixed[PASS_QUEUE_COMMANDS]; /* by command index: sent with registered buffers */
 };
 
 /* A namespace of the kernel's; as a controller it has this one only. */

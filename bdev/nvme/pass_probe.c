@@ -10,7 +10,12 @@
 
 #include "bdev/nvme/pass_internal.h"
 
-enum { PROBE_ENTRIES = 4 };
+enum {
+	PROBE_ENTRIES = 4,
+	DEFAULT_KIB = 128, /* where sysfs does not tell */
+	DEFAULT_SEGMENTS = 33,
+	MANY_SEGMENTS = 1024,
+};
 
 /* The completion's result: 0, an NVMe status, or -errno. */
 static int read_once(struct io_uring *ring, struct nvme_command *command, int fd, bool fixed)
@@ -56,7 +61,6 @@ static uint64_t queue_limit(const struct pass *pass, const char *name, uint64_t 
  */
 static void find_transfer_max(struct pass *pass)
 {
-	enum { DEFAULT_KIB = 128, DEFAULT_SEGMENTS = 33 };
 	unsigned shift = pass->base.identify.mdts;
 	uint64_t most = queue_limit(pass, "max_hw_sectors_kb", DEFAULT_KIB) << 10;
 	uint64_t segments = queue_limit(pass, "max_segments", DEFAULT_SEGMENTS);
@@ -75,15 +79,16 @@ static void find_transfer_max(struct pass *pass)
 	pass->transfer_bytes_max = (uint32_t)MIN_OF(most, (uint64_t)BDEV_IO_MAX_BYTES);
 }
 
-static int probe_commands(struct pass *pass, uint32_t nsid, void *page, uint32_t block_bytes)
+static int probe_commands(struct pass *pass, uint32_t nsid, void *memory, size_t memory_bytes,
+			  uint32_t block_bytes)
 {
 	struct nvme_command command = {
 		.sqe = {.opcode = NVME_READ, .nsid = nsid},
-		.iov = {{page, block_bytes}},
+		.iov = {{memory, block_bytes}},
 		.iovcnt = 1,
 		.bytes = block_bytes,
 	};
-	struct iovec buffer = {page, block_bytes};
+	struct iovec buffer = {memory, memory_bytes};
 	struct io_uring ring;
 	int error =
 		io_uring_queue_init(PROBE_ENTRIES, &ring, IORING_SETUP_SQE128 | IORING_SETUP_CQE32);
@@ -100,11 +105,18 @@ static int probe_commands(struct pass *pass, uint32_t nsid, void *page, uint32_t
 
 int pass_probe(struct pass *pass, uint32_t nsid, uint32_t block_bytes)
 {
-	void *page = aligned_alloc(NVME_PAGE_BYTES, BDEV_MAX_ALIGN_BYTES);
-	if (!page)
+	/*
+	 * More pages than a command may have pieces: Linux 6.1 refuses a command into such a
+	 * registered buffer, however little of it is meant.
+	 */
+	uint64_t segments = queue_limit(pass, "max_segments", DEFAULT_SEGMENTS);
+	size_t bytes =
+		BDEV_MAX_ALIGN_BYTES + MIN_OF(segments, (uint64_t)MANY_SEGMENTS) * NVME_PAGE_BYTES;
+	uint8_t *memory = aligned_alloc(NVME_PAGE_BYTES, bytes);
+	if (!memory)
 		return -ENOMEM;
-	int error = probe_commands(pass, nsid, page, block_bytes);
-	free(page);
+	int error = probe_commands(pass, nsid, memory, bytes, block_bytes);
+	free(memory);
 	pass->polled = queue_limit(pass, "io_poll", 0) != 0;
 	find_transfer_max(pass);
 	return error;

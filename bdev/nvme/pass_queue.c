@@ -94,6 +94,7 @@ int pass_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 	if (unlikely(atomic_load_explicit(&queue->pass->lost, memory_order_relaxed)))
 		return -ENODEV;
 	command->issued = base->reactor->now;
+	queue->sent_fixed[command->index] = queue->target.fixed;
 	base->inflight++;
 	pass_ring_command(queue->ring, command, &queue->target);
 	return 0;
@@ -112,6 +113,13 @@ static void tell_lost(void *arg)
 void pass_completed(struct nvme_command *command, int status, uint32_t result)
 {
 	struct pass_queue *queue = queue_of(command->queue);
+	/* some kernels count the pieces of all that is registered, not of the command: without,
+	 * then */
+	if (unlikely(status == -EINVAL) && queue->sent_fixed[command->index]) {
+		queue->sent_fixed[command->index] = queue->target.fixed = false;
+		pass_ring_command(queue->ring, command, &queue->target);
+		return;
+	}
 	queue->base.inflight--;
 	if (unlikely(status == -EINTR))
 		status = HOST_ABORTED;

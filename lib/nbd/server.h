@@ -87,6 +87,14 @@ struct nbd_context {
 	uint32_t id;	  /* what BLOCK_STATUS replies carry */
 };
 
+/* What the INFO right before a GO told: the same GO must tell the same, resized or not. */
+struct nbd_told {
+	uint64_t digest; /* of what INFO asked for */
+	uint64_t size;
+	uint16_t flags;
+	bool valid;
+};
+
 struct nbd_handshake {
 	const struct nbd_server_ops *ops;
 	void *arg;
@@ -116,6 +124,7 @@ struct nbd_handshake {
 	char *context_export; /* the name SET_META_CONTEXT was for */
 	uint32_t context_export_length;
 	char *context_names; /* of contexts[], each with its NUL, should the export vanish */
+	struct nbd_told told;
 };
 
 /* Sends the greeting. */

@@ -157,6 +157,8 @@ static enum nbd_verdict judge_bare(struct nbd_handshake *hs)
 
 enum nbd_verdict nbd_option_judge(struct nbd_handshake *hs)
 {
+	if (hs->option != NBD_OPT_GO)
+		hs->told.valid = false;
 	/* whatever becomes of it, this option replaces what was selected before */
 	if (hs->option == NBD_OPT_SET_META_CONTEXT)
 		nbd_contexts_forget(hs);
@@ -365,6 +367,30 @@ static void send_infos(struct nbd_handshake *hs, const struct info_request *ask,
 		send_block_size(hs, info);
 }
 
+static uint64_t digest_of(const uint8_t *bytes, size_t count)
+{
+	uint64_t digest = 0xcbf29ce484222325;
+
+	for (size_t i = 0; i < count; i++)
+		digest = (digest ^ bytes[i]) * 0x100000001b3;
+	return digest;
+}
+
+/*
+ * INFO's answer is kept, and GO's made the same: a client whose export was resized in between is
+ * bounded by what it was told, as if it had been in transmission already. If the flags differ too,
+ * it is another export.
+ */
+static void tell_the_same(struct nbd_handshake *hs, struct nbd_export_info *info)
+{
+	uint64_t digest = digest_of(hs->data, hs->length);
+
+	if (hs->option == NBD_OPT_INFO)
+		hs->told = (struct nbd_told){digest, info->size, info->flags, true};
+	else if (hs->told.valid && hs->told.digest == digest && hs->told.flags == info->flags)
+		info->size = hs->told.size;
+}
+
 /* Transmission begins. */
 static enum nbd_handshake_result enter(struct nbd_handshake *hs, const char *name, uint32_t length,
 				       const struct nbd_export_info *info)
@@ -399,10 +425,12 @@ static enum nbd_handshake_result answer_info(struct nbd_handshake *hs)
 			error = error_of_find(rc, &message);
 	}
 	if (error) {
+		hs->told.valid = false;
 		nbd_option_error(hs, error, message);
 		return NBD_HANDSHAKE_MORE;
 	}
 	info.flags = flags_for(hs, ask.name, ask.length, &info);
+	tell_the_same(hs, &info);
 	send_infos(hs, &ask, &info);
 	nbd_option_ack(hs);
 	if (hs->option == NBD_OPT_INFO)

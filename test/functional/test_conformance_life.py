@@ -13,9 +13,10 @@ from harness import MIB
 from matrix import MALLOC, NULL, STDIO
 from rawnbd import (CMD_BLOCK_STATUS, CMD_CACHE, CMD_FLAG_DF, CMD_FLAG_FUA, CMD_FLUSH, CMD_READ,
                     CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, Closed, EINVAL, ENOSPC, ESHUTDOWN,
-                    INFO_EXPORT, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED_HEADERS, OPT_GO, OPT_INFO,
-                    OPT_LIST, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_STRUCTURED_REPLY,
-                    REP_ERR_SHUTDOWN, REP_ERR_UNKNOWN, SIMPLE, contexts_data, go_data)
+                    INFO_EXPORT, INFO_NAME, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED_HEADERS,
+                    OPT_GO, OPT_INFO, OPT_LIST, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT,
+                    OPT_STRUCTURED_REPLY, REP_ERR_SHUTDOWN, REP_ERR_UNKNOWN, SIMPLE, contexts_data,
+                    go_data)
 
 assert tearDownModule
 
@@ -63,17 +64,43 @@ class Sizes(conformance.Rules):
         self.in_sync(old)
 
     def test_grown_among_options(self):
-        """Each INFO tells the size of its moment, and GO the one that counts."""
+        """Each INFO tells the size of its moment, and so does a GO that asks for something else."""
         name, _ = self.exported()
         client = self.agreed(self.beside(self.client))
         self.assertEqual(client.info(name)[INFO_EXPORT][0], self.OLD)
         self.resize(name, self.OLD + MIB)
         self.assertEqual(client.info(name)[INFO_EXPORT][0], self.OLD + MIB)
         self.resize(name, self.OLD + 2 * MIB)
-        client.go(name)
+        client.go(name, [INFO_NAME])
         self.assertEqual(client.size, self.OLD + 2 * MIB)
         client.write(client.size - 5, b"found")
         self.refused(client, client.size - 5, 6)
+
+    @table(grown=5 * MIB, shrunk=MIB)
+    def test_resized_between_info_and_go(self, size):
+        """GO tells what INFO told; the client is bounded by that, and by what is there."""
+        name, _ = self.exported()
+        client = self.agreed(self.beside(self.client))
+        told = client.info(name)
+        self.resize(name, size)
+        self.assertEqual(client.info(name, (), OPT_GO), told)
+        self.refused(client, self.OLD - 512, 1024)
+        if size < self.OLD:
+            self.refused(client, size - 512, 1024)
+        last = min(size, self.OLD) - 512
+        client.write(last, b"l" * 512)
+        self.holds(client, last, b"l" * 512)
+        self.assertEqual(self.again(name).size, size)
+
+    def test_resized_between_info_and_go_with_an_option(self):
+        """Then all may differ: the size of the moment is told."""
+        name, _ = self.exported()
+        client = self.agreed(self.beside(self.client))
+        client.info(name)
+        self.resize(name, self.OLD + MIB)
+        client.list()
+        client.go(name)
+        self.assertEqual(client.size, self.OLD + MIB)
 
     def test_shrunk(self):
         """What was cut off is refused cleanly; the rest is served."""

@@ -3,8 +3,8 @@
 # Pollux drives emulated NVMe controllers from user space: what is written through NBD is read back through
 # NBD and by the kernel's own driver; blocks of 512 and 4096 bytes, two namespaces, two controllers; what
 # is refused; a kill and a restart; the kernel taking a device back; a command that does not end. The
-# guest has three controllers: nvme0 (512 bytes, two namespaces), nvme1 (4096 bytes), and one whose
-# commands take seconds.
+# guest has four controllers: one of 512 bytes a block and two namespaces, one of 4096 bytes, one with
+# metadata, and one whose commands take seconds.
 . /vm/guest.sh
 
 sock=/tmp/nbd.sock
@@ -141,10 +141,33 @@ no_fault() {
 	return 0
 }
 
-for number in 0 1 2; do
-	name=$(basename "$(readlink -f "/sys/class/nvme/nvme$number/device")")
-	eval "pci$number=$name"
-done
+# address SERIAL: of the controller
+address() {
+	address_of=$(grep -lx "$1 *" /sys/class/nvme/*/serial)
+	basename "$(readlink -f "${address_of%/serial}/device")"
+}
+
+# refused_user WORDS LIMIT: an ordinary user, with so much memory that may be locked, is told why not
+refused_user() {
+	(
+		ulimit -l "$2"
+		setpriv --reuid user --regid user --clear-groups timeout 60 pollux --memory 32M -r none \
+			-l unix:///tmp/user.sock --cores 0 "nvme:$pci0/n1"
+	) >/tmp/answer 2>&1 && return 1
+	cat /tmp/answer
+	grep -q "$1" /tmp/answer
+}
+
+# huge_pages_on NODE: of the target's memory
+huge_pages_on() {
+	grep ' huge ' /proc/$server/numa_maps | sed -n "s/.* N$1=\([0-9]*\).*/\1/p" |
+		{ sum=0; while read -r count; do sum=$((sum + count)); done; echo $sum; }
+}
+
+pci0=$(address pollux0)
+pci1=$(address pollux1)
+pci2=$(address slow)
+pci3=$(address pollux2)
 dd if=/dev/urandom of=/tmp/image bs=1M count=8 2>/dev/null
 truncate -s 64M /tmp/image
 
@@ -156,20 +179,29 @@ check "not an NVMe controller" says 'not an NVMe controller' bdev_nvme_attach_co
 	"$(attach x 0000:00:00.0)"
 check "the kernel's" says 'belongs to the driver nvme.*scripts/setup.sh bind' \
 	bdev_nvme_attach_controller "$(attach x "$pci0")"
-for address in $pci0 $pci1 $pci2; do
+for address in $pci0 $pci1 $pci2 $pci3; do
 	need "$address goes to vfio-pci" give "$address" vfio-pci
 done
 check "attached" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 check "twice" says 'attached already' bdev_nvme_attach_controller "$(attach Nvme1 "$pci0")"
 check "listed" lists bdev_nvme_get_controllers Nvme0n2
+check "a format with metadata" says 'metadata' bdev_nvme_attach_controller "$(attach x "$pci3")"
 check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 stop "attached"
 refuses "a namespace that is not there" timeout 60 pollux -r none -l unix://$sock --cores 0 \
 	"nvme:$pci0/n7"
 
+check "no permission" refused_user 'no permission to open /dev/vfio/' unlimited
+chown user "/dev/vfio/$(basename "$(readlink "/sys/bus/pci/devices/$pci0/iommu_group")")"
+check "no memory may be locked" refused_user 'RLIMIT_MEMLOCK.*ulimit -l' 8192
+
 # ---- Data ----
+echo 1 >"/sys/bus/pci/devices/$pci1/numa_node" # the firmware tells of no node
 need "pollux starts, adaptive" serve "one=nvme:$pci0/n1" "two=nvme:$pci0/n2" "large=nvme:$pci1/n1"
+check "its queues' node is the device's" lists bdev_nvme_get_controllers '"numa_id":1,'
+# a huge page for the admin queue, and one for each core
+check "its queues lie there" test "$(huge_pages_on 1)" -ge 3
 interrupts=$(grep -c vfio /proc/interrupts)
 for disk in one two large; do
 	copies $disk
