@@ -158,3 +158,17 @@ class FakeServer:
 
 def good_reply(cookie, data=b"", error=0):
     return struct.pack(">LLQ", rawnbd.MAGIC_SIMPLE_REPLY, error, cookie) + data
+
+
+class PerfTest(harness.TargetTest):
+    """Targets, servers that misbehave, and the program there to be run."""
+
+    def setUp(self):
+        super().setUp()
+        if not os.path.exists(PERF):
+            self.skipTest("pollux-perf was not built")
+
+    def fake(self, answer, **kw):
+        server = FakeServer(answer, **kw)
+        self.addCleanup(server.close)
+        return server

@@ -28,6 +28,7 @@ FAR_APART = 256 * KIB  # beyond what the kernel reads ahead
 class HungTest(harness.TargetTest):
     ARRANGEMENT = harness.TOGETHER
     DIRECT = "auto"
+    ARGS = ()
 
     def setUp(self):
         super().setUp()
@@ -42,7 +43,7 @@ class HungTest(harness.TargetTest):
         disk = self.make_file(MIB, directory=harness.disk_directory())
         self.target = self.start("memory=malloc:1M", f"disk=file:{disk}",
                                  cores=harness.cores_of(self.ARRANGEMENT),
-                                 args=["--shutdown-timeout", "300"])
+                                 args=["--shutdown-timeout", "300", *self.ARGS])
         self.target.rpc("bdev_file_create", name="f", filename=os.path.join(self.point, "nbd"),
                         direct=self.DIRECT)
         self.target.rpc("export_create", name="f", bdev="f", io_timeout_ms=IO_TIMEOUT_MS)
@@ -217,6 +218,34 @@ class Hung(HungTest):
             self.target.checked = True
             self.target.check_log()
             self.assertIn("a device does not answer", self.target.log())
+
+
+class HungQueue(HungTest):
+    """
+    The time of large READs that wait behind a stuck one counts from when they came: their number
+    does not make it longer. Had each a time-out of its own after those before it, the last one would
+    be told no sooner than after COUNT of them. There are buffers for all of them, or those without
+    would fail for that.
+    """
+    COUNT = 20
+    ARGS = ("--memory", "512M")
+
+    def queued(self, mode):
+        self.stick("read")
+        with self.target.connect("f", mode=mode) as client:
+            began = time.monotonic()
+            for number in range(self.COUNT):
+                client.request(CMD_READ, number * 2 * MIB, 2 * MIB)
+            self.all_fail(client, self.COUNT)
+            self.assertLess(time.monotonic() - began, self.COUNT * IO_TIMEOUT_MS / 1000)
+            self.others_go_on()
+        self.works_again()
+
+    def test_simple(self):
+        self.queued(rawnbd.SIMPLE)
+
+    def test_structured(self):
+        self.queued(rawnbd.STRUCTURED)
 
 
 class Failing(HungTest):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""pollux-perf against real targets: what it measures, what it verifies and finds, how it fails."""
+"""pollux-perf against real targets: what it measures and tells, in the clear and by TLS."""
 
 import html.parser
 import json
@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -17,26 +16,11 @@ import xml.etree.ElementTree as ET
 
 import harness
 import perftool
-import rawnbd
 from harness import KIB, MIB, wait_for
-from perftool import FakeServer, Perf, good_reply, perf
+from perftool import Perf, PerfTest, good_reply, perf
 from pki import Pki, psk_file
 
 BLOCK = 4 * KIB
-
-
-class PerfTest(harness.TargetTest):
-    """Helpers."""
-
-    def setUp(self):
-        super().setUp()
-        if not os.path.exists(perftool.PERF):
-            self.skipTest("pollux-perf was not built")
-
-    def fake(self, answer, **kw):
-        server = FakeServer(answer, **kw)
-        self.addCleanup(server.close)
-        return server
 
 
 # ---- What it measures ----
@@ -318,156 +302,6 @@ class Reports(PerfTest):
             self.assertIn("/nowhere/x", done.err)
 
 
-# ---- What it verifies ----
-
-class Verify(PerfTest):
-    SIZE = MIB
-
-    def setUp(self):
-        super().setUp()
-        self.target = self.start("malloc:4M")
-        self.state = self.path("state")
-
-    def verify(self, *args, status=0, size=SIZE):
-        return perf(self.target.uri(), "--verify", "--size", size, "--json", *args,
-                    status=status).json
-
-    def write_all(self, *args):
-        """Each block once, and what was written."""
-        count = self.SIZE // BLOCK
-        told = self.verify("--rw", "write", "--requests", count, "--seed", 7, *args)
-        self.assertEqual(told["verify"]["good"], count)
-        with self.target.connect() as client:
-            return client.read(0, self.SIZE)
-
-    def check(self, *args, status=3):
-        return self.verify("--rw", "read", "--requests", self.SIZE // BLOCK, *args, status=status)
-
-    def plant(self, offset, data):
-        with self.target.connect() as client:
-            client.write(offset, data)
-
-    def found(self, told, kind, offset, *words):
-        """Exactly that finding."""
-        self.assertEqual(told["verify"]["wrong"], 1, told["verify"])
-        finding, = told["verify"]["findings"]
-        self.assertEqual((finding["kind"], finding["offset"]), (kind, offset), finding)
-        for word in words:
-            self.assertIn(word, finding["detail"])
-        self.assertEqual(told["verify"][kind], 1)
-
-    def test_good(self):
-        """Nothing is found where nothing is wrong: every kind of load, mode and connections."""
-        for kind in ("write", "randwrite", "rw", "randrw"):
-            for args in ([], ["--structured", "--connections", 3], ["--extended", "--bs", "64k"],
-                         ["--bs", "512", "--iodepth", 128, "--connections", 2]):
-                with self.subTest(kind=kind, args=args):
-                    told = self.verify("--rw", kind, "--requests", 4000, *args, size=4 * MIB)
-                    self.assertEqual(told["verify"]["wrong"], 0)
-                    self.assertGreater(told["verify"]["good"], 0)
-                    self.assertTrue(told["verify"]["read_back"])
-
-    def test_holes_in_structured_reads(self):
-        """Zeroes that come as holes are judged like zeroes."""
-        self.write_all()
-        with self.target.connect() as client:
-            client.trim(64 * KIB, 4 * BLOCK)
-        told = self.check("--structured", "--seed", 7, status=0)
-        self.assertEqual((told["verify"]["unwritten"], told["verify"]["good"]), (4, 252))
-
-    def test_flipped_byte(self):
-        data = self.write_all()
-        at = 30 * BLOCK + 1234
-        self.plant(at, bytes([data[at] ^ 0x40]))
-        told = self.check("--seed", 7)
-        self.found(told, "corrupt", 30 * BLOCK, "byte 1234 is",
-                   f"0x{data[at] ^ 0x40:02x} instead of 0x{data[at]:02x}")
-        text = perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "read",
-                    "--requests", self.SIZE // BLOCK, status=3).out
-        self.assertIn(f"verify: corrupt at {30 * BLOCK}: byte 1234", text)
-
-    def test_swapped_blocks(self):
-        data = self.write_all()
-        one, two = 3 * BLOCK, 200 * BLOCK
-        self.plant(one, data[two:two + BLOCK])
-        self.plant(two, data[one:one + BLOCK])
-        told = self.check("--seed", 7)
-        self.assertEqual(told["verify"]["misplaced"], 2)
-        self.assertEqual({(finding["offset"], finding["detail"].split(" (")[0])
-                          for finding in told["verify"]["findings"]},
-                         {(one, f"it was written to offset {two}"),
-                          (two, f"it was written to offset {one}")})
-
-    def test_old_block(self):
-        """A block as it was one pass ago: found by the state that runs leave behind."""
-        old = self.write_all("--verify-state", self.state)
-        new = self.write_all("--verify-state", self.state)
-        self.assertNotEqual(old, new)
-        self.assertEqual(self.check("--verify-state", self.state, status=0)["verify"]["good"], 256)
-        self.plant(77 * BLOCK, old[77 * BLOCK:78 * BLOCK])
-        self.found(self.check("--verify-state", self.state), "stale", 77 * BLOCK,
-                   "generation 1 instead of 2")
-
-    def test_block_of_another_run(self):
-        old = self.write_all()
-        self.verify("--rw", "write", "--requests", 256, "--seed", 8)
-        self.plant(5 * BLOCK, old[5 * BLOCK:6 * BLOCK])
-        self.found(self.check("--seed", 8), "stale", 5 * BLOCK, "another run (seed 7)")
-
-    def test_lost_write(self):
-        self.write_all("--verify-state", self.state)
-        with self.target.connect() as client:
-            client.write_zeroes(9 * BLOCK, BLOCK)
-        self.found(self.check("--verify-state", self.state), "stale", 9 * BLOCK, "all zeroes")
-
-    def test_torn_block(self):
-        old = self.write_all("--verify-state", self.state)
-        self.write_all("--verify-state", self.state)
-        self.plant(8 * BLOCK + 2048, old[8 * BLOCK + 2048:9 * BLOCK])
-        self.found(self.check("--verify-state", self.state), "torn", 8 * BLOCK,
-                   "generation 2 up to byte 2047, then generation 1")
-
-    def test_planted_while_it_runs(self):
-        """What another client writes into the region is found by the run itself."""
-        run = Perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "randrw", "--time",
-                   2, "--rate", 500, "--json", "--seed", 7)
-        wait_for(lambda: self.target.rpc("export_get_iostat")["exports"][0]["write"]["ops"] > 200,
-                 20, "writes")
-        # where something was written; bytes that no write of blocks can mend before it is seen
-        with self.target.connect() as client:
-            for _ in range(50):
-                for at in range(0, self.SIZE, BLOCK):
-                    client.write(at + 4000, b"planted")
-        done = run.wait()
-        self.assertEqual(done.status, 3, done)
-        self.assertGreater(done.json["verify"]["corrupt"], 0)
-
-    def test_nothing_of_ours(self):
-        told = self.check(status=0)
-        self.assertEqual(told["verify"]["unwritten"], 256)
-        self.plant(0, b"x" * BLOCK)
-        self.found(self.check(), "corrupt", 0, "no part of it is a stamped block")
-
-    def test_state_of_another_region(self):
-        self.write_all("--verify-state", self.state)
-        done = perf(self.target.uri(), "--verify-state", self.state, "--size", "2M", status=1)
-        self.assertIn("use the same --bs, --offset and --size", done.err)
-        done = perf(self.target.uri(), "--verify-state", self.path("none"), "--rw", "read",
-                    status=1)
-        self.assertIn("No such file", done.err)
-
-    def test_failed_writes_are_not_held_against_it(self):
-        rpc = self.target.rpc
-        rpc("bdev_malloc_create", name="d", num_blocks=2048, block_size=512)
-        rpc("bdev_error_create", base_name="d")
-        rpc("export_create", name="e", bdev="EE_d")
-        rpc("bdev_error_inject_error", name="EE_d", io_type="write", error_type="failure", num=20)
-        told = perf(self.target.uri("e"), "--rw", "write", "--verify", "--requests", 256, "--json",
-                    status=2).json
-        self.assertEqual((told["errors"], told["verify"]["wrong"], told["verify"]["good"]),
-                         (20, 0, 236))
-
-
 # ---- TLS ----
 
 class Tls(PerfTest):
@@ -534,197 +368,6 @@ class Tls(PerfTest):
         self.assertEqual(done.status, 2, done)
 
 
-# ---- How it fails ----
-
-class Failures(PerfTest):
-    def refused(self, *args, word):
-        started = time.monotonic()
-        done = perf(*args, status=1)
-        self.assertIn(word, done.err)
-        self.assertEqual(len(done.err.splitlines()), 1, done.err)
-        self.assertTrue(done.err.startswith("pollux-perf: "), done.err)
-        self.assertEqual(done.out, "")
-        return time.monotonic() - started
-
-    def test_bad_options(self):
-        for args, word in (([], "URI"), (["nbd://h", "--rw", "x"], "--rw"), (["x"], "x"),
-                           (["nbd://h", "--bs", "x"], "--bs"),
-                           (["nbd://h", "--nonsense"], "--nonsense is no option"),
-                           (["nbd+unix:///x"], "socket")):
-            self.refused(*args, word=word)
-
-    def test_help_and_version(self):
-        self.assertIn("--iodepth", perf("--help").out)
-        self.assertRegex(perf("--version").out, r"^pollux-perf \d+\.\d+")
-
-    def test_what_does_not_fit_the_export(self):
-        target = self.start("malloc:1M", args=["--read-only"])
-        uri = target.uri()
-        self.refused(uri, "--rw", "write", word="read-only")
-        self.refused(uri, "--offset", "1M", word="beyond the export's end (1M)")
-        self.refused(uri, "--offset", "4k", "--size", "1M", word="beyond the export's end (1M)")
-        self.refused(uri, "--bs", "2M", word="no room for a single block")
-        self.refused(uri, "--verify", "--bs", "64k", word="blocks")
-        self.refused(uri, "--discard", word="--discard is for TCP")
-
-    def test_block_size_constraints(self):
-        infos = struct.pack(">HLLL", 3, 4096, 4096, 65536)
-        server = self.fake(lambda *_: False, infos=infos)
-        self.refused(server.uri(), "--bs", "6k", word="minimum block size, 4K")
-        self.refused(server.uri(), "--offset", "1k", word="minimum block size, 4K")
-        self.refused(server.uri(), "--bs", "128k", word="the largest request that the server "
-                     "takes, 64K")
-
-    def test_what_the_server_lacks(self):
-        server = self.fake(lambda *_: False, flags=rawnbd.HAS_FLAGS)
-        self.refused(server.uri(), "--rw", "write", "--fua", word="FUA")
-        self.refused(server.uri(), "--rw", "write", "--flush-every", 1, word="FLUSH")
-        self.refused(server.uri(), "--structured", word="structured replies")
-        self.refused(server.uri(), "--extended", word="extended headers")
-
-    def test_unknown_export(self):
-        target = self.start("a=malloc:1M", tcp=True)
-        self.refused(target.uri("b"), word="no such export: there is no export of this name")
-
-    def test_nobody_there(self):
-        self.refused(f"nbd://127.0.0.1:{harness.free_port()}", word="Connection refused")
-        self.refused(f"nbd+unix:///?socket={self.path('none')}", word="No such file")
-
-    def test_silence_in_the_handshake(self):
-        server = self.fake(None, accept=False)
-        self.refused(server.uri(), "--timeout", "0.5", word="no answer in time (--timeout)")
-
-    def test_no_nbd_server(self):
-        server = self.fake(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-                           greet=False)
-        self.refused(server.uri(), word="this is no NBD server")
-
-    def test_cpu_that_is_not_there(self):
-        target = self.start("malloc:1M")
-        self.refused(target.uri(), "--cores", "1023", word="CPU 1023")
-
-    def test_server_killed(self):
-        """The summary so far, the connection that was lost, exit status 2."""
-        target = self.start("malloc:16M", tcp=True)
-        run = Perf(target.uri(), "--time", 60, "--connections", 3)
-        wait_for(lambda: target.rpc("export_get_iostat")["exports"][0]["read"]["ops"] > 1000, 20,
-                 "requests")
-        target.checked = True
-        target.kill()
-        done = run.wait()
-        self.assertEqual(done.status, 2, done)
-        self.assertRegex(done.err,
-                         r"connection \d to nbd://.*: (the server closed|receiving|sending)")
-        self.assertRegex(done.out, r"reads +\d{2,}")
-
-    def test_server_stalls(self):
-        target = self.start("malloc:16M", tcp=True)
-        run = Perf(target.uri(), "--time", 60, "--timeout", 1, "--iodepth", 5, "--json")
-        wait_for(lambda: target.rpc("export_get_iostat")["exports"][0]["read"]["ops"] > 1000, 20,
-                 "requests")
-        target.signal(signal.SIGSTOP)
-        try:
-            done = run.wait()
-        finally:
-            target.signal(signal.SIGCONT)
-        self.assertEqual(done.status, 2, done)
-        self.assertIn("5 requests are waiting", done.json["failure"])
-
-    def test_interrupted(self):
-        """Ctrl-C: the summary so far; nothing is wrong with it."""
-        target = self.start("malloc:16M", tcp=True)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = target.rpc("export_get_iostat")["exports"][0]["read"]["ops"]
-            run = Perf(target.uri(), "--time", 0, "--json")
-            wait_for(lambda before=before: target.rpc("export_get_iostat")["exports"][0]["read"]
-                     ["ops"] > before + 1000, 20, "requests")
-            run.interrupt(number)
-            done = run.wait()
-            self.assertEqual(done.status, 0, done)
-            self.assertTrue(done.json["interrupted"])
-            self.assertGreater(done.json["reads"]["requests"], 1000)
-
-    def test_error_replies(self):
-        """Errors are counted, the first one is told in full; the rest goes on."""
-        target = self.start()
-        target.rpc("bdev_malloc_create", name="d", num_blocks=2048, block_size=512)
-        target.rpc("bdev_error_create", base_name="d")
-        target.rpc("export_create", name="e", bdev="EE_d")
-        for mode in ([], ["--structured"], ["--extended"]):
-            target.rpc("bdev_error_inject_error", name="EE_d", io_type="read",
-                       error_type="failure", num=7)
-            done = perf(target.uri("e"), "--requests", 500, "--json", *mode, status=2)
-            told = done.json
-            self.assertEqual((told["errors"], told["reads"]["requests"]), (7, 493))
-            self.assertIn("READ of 4096 bytes at", told["first_error"])
-            self.assertIn("EIO", done.err)
-
-    def broken(self, answer, word, *args, **kw):
-        server = self.fake(answer, **kw)
-        done = perf(server.uri(), "--time", 20, "--timeout", 10, *args, status=2)
-        self.assertIn(word, done.err)
-
-    def test_broken_protocol(self):
-        def wrong_cookie(sock, _command, cookie, _offset, length, _payload):
-            sock.sendall(good_reply(cookie ^ 1 << 40, bytes(length)))
-
-        def wrong_magic(sock, *_):
-            sock.sendall(b"?" * 16)
-
-        def twice(sock, _command, cookie, _offset, length, _payload):
-            sock.sendall(2 * good_reply(cookie, bytes(length)))
-
-        def simple(sock, _command, cookie, _offset, length, _payload):
-            sock.sendall(good_reply(cookie, bytes(length)))
-
-        def gap(sock, _command, cookie, offset, _length, _payload):
-            sock.sendall(struct.pack(">LHHQLQ", 0x668E33EF, 1, 1, cookie, 8 + 512, offset)
-                         + bytes(512))
-
-        self.broken(wrong_cookie, "a reply to no request", "--iodepth", 1)
-        self.broken(wrong_magic, "wrong magic")
-        self.broken(twice, "a reply to no request", "--rate", 50)
-        self.broken(simple, "a simple reply to a structured read", "--structured", structured=True)
-        self.broken(gap, "the chunks of a READ of 4096 bytes have 512", "--structured",
-                    structured=True)
-
-    def test_replies_out_of_order_and_in_pieces(self):
-        """Any order and any cutting of replies is right."""
-        waiting = []
-
-        def shuffle(sock, _command, cookie, _offset, length, _payload):
-            waiting.append(good_reply(cookie, bytes(length)))
-            if len(waiting) == 8:
-                data = b"".join(reversed(waiting))
-                waiting.clear()
-                for at in range(0, len(data), 777):
-                    sock.sendall(data[at:at + 777])
-
-        server = self.fake(shuffle)
-        told = perf(server.uri(), "--iodepth", 8, "--requests", 400, "--json").json
-        self.assertEqual((told["reads"]["requests"], told["errors"]), (400, 0))
-
-    def test_hangs_up(self):
-        served = []
-
-        def leave(sock, _command, cookie, _offset, length, _payload):
-            served.append(cookie)
-            if len(served) == 100:
-                return False
-            sock.sendall(good_reply(cookie, bytes(length)))
-            return True
-
-        self.broken(leave, "connection 0 to", "--iodepth", 4)
-
-    def test_errors_with_discard(self):
-        def error(sock, _command, cookie, _offset, _length, _payload):
-            sock.sendall(good_reply(cookie, error=5))
-
-        server = self.fake(error)
-        done = perf(server.uri(), "--discard", "--time", 20, "--timeout", 1, status=2)
-        self.assertRegex(done.err, "error 5|--discard")
-
-
 class Start(PerfTest):
     def test_as_nobody(self):
         """An ordinary user needs nothing special."""
@@ -737,3 +380,6 @@ class Start(PerfTest):
                               extra_groups=[], cwd="/", capture_output=True, text=True, timeout=60,
                               env=harness.environment(), check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+
+del PerfTest

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """TLS: who gets in and who does not, with certificates and with pre-shared keys; that refusing one
-harms no other; real clients and large transfers over it."""
+harms no other."""
 
-import json
 import os
 import random
 import shutil
@@ -10,122 +9,17 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
-import tempfile
 import time
-from errno import ENOTCONN
 
-import harness
 import rawnbd
-import rpcclient
-from harness import KIB, MIB, SANITIZED, need_program, run, wait_for
-from matrix import DISK, MALLOC, TCP, UNIX, MatrixTest, cross
-from pki import Pki, psk_file
+import tlstest
+from harness import MIB, SANITIZED, need_program, run, wait_for
 from rawnbd import (CMD_DISC, Closed, OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST, OPT_STARTTLS,
                     OPT_STRUCTURED_REPLY, REP_ACK, REP_ERR_INVALID, REP_ERR_POLICY,
                     REP_ERR_TLS_REQD, REP_ERR_UNKNOWN, go_data, option_bytes)
+from tlstest import KEY, OTHER_KEY, TlsTest, context
 
-TCP_ULP = 31
-KEY, OTHER_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
-SIZE = 16 * MIB
-PKI = None
-BASE = None
-
-
-def setUpModule():
-    """One authority for all cases, and one that nobody trusts."""
-    global PKI, BASE
-    BASE = tempfile.mkdtemp(prefix="pollux-")
-    need_program("psktool")
-    PKI = Pki(os.path.join(BASE, "pki"))
-    PKI.certificate("expired", "client two", "client", activation_date="2020-01-01 00:00:00",
-                    expiration_date="2021-01-01 00:00:00")
-    PKI.certificate("late", "localhost", "server", activation_date="2020-01-01 00:00:00",
-                    expiration_date="2021-01-01 00:00:00")
-    PKI.certificate("renewed", "renewed", "server")
-    PKI.certificate("second", "client-two", "client")
-    PKI.revoke("second")
-    other = Pki(os.path.join(BASE, "other"), "somebody else")
-    PKI.other = other
-
-
-def tearDownModule():
-    shutil.rmtree(BASE, ignore_errors=True)
-
-
-def context(client="client", ca=None, pki=None, low=None):
-    """An ssl.SSLContext of a client; client=None: without a certificate."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.load_verify_locations((ca or PKI).path("ca-cert.pem"))
-    if client:
-        owner = pki or PKI
-        made.load_cert_chain(owner.path(f"{client}-cert.pem"), owner.path(f"{client}-key.pem"))
-    if low:
-        made.set_ciphers("ALL:@SECLEVEL=0")
-        made.minimum_version = made.maximum_version = low
-    return made
-
-
-class TlsTest(harness.TargetTest):
-    """Helpers for targets with TLS."""
-
-    def x509_dir(self, **files):
-        return PKI.view(tempfile.mkdtemp(dir=self.directory), **files)
-
-    def psk(self, name="keys.psk", **keys):
-        return psk_file(self.path(name), **(keys or {"alice": KEY}))
-
-    def start_x509(self, *args, specs=("malloc:8M",), directory=None, **kw):
-        return self.start(*specs, args=["--tls-certificates", directory or self.x509_dir(), *args],
-                          **kw)
-
-    def start_psk(self, *args, specs=("malloc:8M",), path=None, **kw):
-        return self.start(*specs, args=["--tls-psk", path or self.psk(), *args], **kw)
-
-    @staticmethod
-    def x509_uri(target, directory=None, name=""):
-        base = target.uri(name).replace("nbd", "nbds", 1)
-        return (base + ("&" if "?" in base else "?")
-                + f"tls-certificates={directory or PKI.dir}")
-
-    @staticmethod
-    def psk_uri(target, path, user="alice", name=""):
-        base = target.uri(name).replace("nbd", "nbds", 1).replace("://", f"://{user}@", 1)
-        return base + ("&" if "?" in base else "?") + f"tls-psk-file={path}"
-
-    def open(self, target, ssl_context=None, **kw):
-        """A raw client inside TLS, before GO."""
-        return target.client(**kw).greeting().starttls(ssl_context or context())
-
-    def serves_tls(self, target, ssl_context=None, name=""):
-        """Another client gets through: handshakes, WRITE, READ."""
-        self.assertTrue(target.alive(), "the target has died:\n" + target.log())
-        client = self.open(target, ssl_context).go(name)
-        data = random.Random(1).randbytes(100000)
-        client.write(4096, data)
-        self.assertEqual(client.read(4096, len(data)), data)
-        client.send(rawnbd.request_bytes(CMD_DISC))
-        client.close()
-
-    @staticmethod
-    def more(client):
-        """Bytes from below TLS."""
-        data = client.sock.recv(1 << 16)
-        if not data:
-            raise Closed("in the middle of TLS")
-        return data
-
-    def logged(self, target, text, seconds=10):
-        return wait_for(lambda: text in target.log(whole=True), seconds, f"'{text}' in the log")
-
-    def refused_tls(self, target, ssl_context, log):
-        """A raw client that TLS turns away, with a line in the log."""
-        client = target.client().greeting()
-        with self.assertRaises((ssl.SSLError, OSError, Closed, rawnbd.ProtocolError)):
-            client.starttls(ssl_context)
-            client.go()  # in TLS 1.3 a client learns only by reading that it was refused
-        self.logged(target, log)
-        client.close()
+setUpModule, tearDownModule = tlstest.set_up, tlstest.tear_down
 
 
 # ---- Who may what ----
@@ -301,11 +195,11 @@ class Refusals(TlsTest):
     def test_client_does_not_trust_us(self):
         need_program("nbdinfo")
         target = self.start_x509(tcp=True)  # on a unix socket libnbd checks no name, and no CA
-        done = run("nbdinfo", self.x509_uri(target, PKI.other.dir), check=False, timeout=60)
+        done = run("nbdinfo", self.x509_uri(target, tlstest.PKI.other.dir), check=False, timeout=60)
         self.assertNotEqual(done.returncode, 0)
         self.logged(target, "the client broke off in the handshake")
         # OpenSSL says why, though in the clear
-        self.refused_tls(target, context(None, ca=PKI.other),
+        self.refused_tls(target, context(None, ca=tlstest.PKI.other),
                          'the alert "CA is unknown": it does not trust our certificate')
         self.serves_tls(target)
 
@@ -314,7 +208,8 @@ class Refusals(TlsTest):
         need_program("qemu-img")
         target = self.start_x509(tcp=True)
         done = run("qemu-img", "info", "--object",
-                   f"tls-creds-x509,id=t,dir={PKI.other.dir},endpoint=client", "--image-opts",
+                   f"tls-creds-x509,id=t,dir={tlstest.PKI.other.dir},endpoint=client",
+                   "--image-opts",
                    f"driver=nbd,host=127.0.0.1,port={target.port},tls-creds=t", check=False,
                    timeout=60)
         self.assertNotEqual(done.returncode, 0)
@@ -328,7 +223,7 @@ class Refusals(TlsTest):
 
     def test_client_certificate_of_another_authority(self):
         target = self.start_x509("--tls-verify-peer")
-        self.refused_tls(target, context(pki=PKI.other), "failed: the client")
+        self.refused_tls(target, context(pki=tlstest.PKI.other), "failed: the client")
         self.assertIn("TLS with unix pid", target.log())
         self.serves_tls(target)
 
@@ -339,7 +234,7 @@ class Refusals(TlsTest):
 
     def test_client_certificate_revoked(self):
         directory = self.x509_dir()
-        shutil.copy(PKI.path("ca-crl.pem"), directory)
+        shutil.copy(tlstest.PKI.path("ca-crl.pem"), directory)
         target = self.start_x509("--tls-verify-peer", directory=directory)
         self.refused_tls(target, context("second"), "revoked")
         self.serves_tls(target)
@@ -348,7 +243,7 @@ class Refusals(TlsTest):
         target = self.start("malloc:8M", listen=False)
         target.rpc("tls_create", name="t", dir=self.x509_dir(), verify_peer="request")
         target.rpc("listener_create", uri=f"unix://{target.sock_path}", tls_credentials="t")
-        self.refused_tls(target, context(pki=PKI.other), "failed: the client")
+        self.refused_tls(target, context(pki=tlstest.PKI.other), "failed: the client")
         self.serves_tls(target, context(None))
         self.serves_tls(target, context())
 
@@ -622,404 +517,4 @@ class Hostile(TlsTest):
         self.assertEqual(client.read(0, MIB), bytes(content))
 
 
-# ---- Credentials as objects ----
-
-class Objects(TlsTest):
-    def refused(self, target, method, errno, **params):
-        with self.assertRaises(rpcclient.RpcError) as caught:
-            target.rpc(method, **params)
-        self.assertEqual(caught.exception.data["errno"], errno, str(caught.exception))
-        return str(caught.exception)
-
-    def test_life(self):
-        target = self.start("malloc:8M")
-        self.assertEqual(target.rpc("tls_get_credentials"), [])
-        self.assertEqual(target.rpc("tls_create", name="web", dir=self.x509_dir()), "web")
-        self.refused(target, "tls_create", "EEXIST", name="web", dir=self.x509_dir())
-        target.rpc("tls_create", name="psk", psk_file=self.psk())
-        told = {each["name"]: each for each in target.rpc("tls_get_credentials")}
-        self.assertEqual((told["web"]["type"], told["web"]["subject"]), ("x509", "localhost"))
-        self.assertEqual((told["psk"]["type"], told["psk"]["identities"]), ("psk", 1))
-        self.assertNotIn(KEY, json.dumps(told))
-        self.assertRegex(told["web"]["valid_to"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
-        uri = f"unix://{self.path('t.sock')}"
-        target.rpc("listener_create", uri=uri, tls="on", tls_credentials="web")
-        self.refused(target, "tls_delete", "EBUSY", name="web")
-        listener, = [each for each in target.rpc("listener_get_listeners") if each["uri"] == uri]
-        self.assertEqual((listener["tls"], listener["tls_credentials"]), ("on", "web"))
-        target.rpc("listener_delete", uri=uri)
-        target.rpc("tls_delete", name="web")
-        target.rpc("tls_delete", name="psk")
-        self.refused(target, "tls_delete", "ENODEV", name="web")
-        self.refused(target, "tls_reload", "ENODEV", name="web")
-        self.refused(target, "tls_get_credentials", "ENODEV", name="web")
-
-    def test_listener_parameters(self):
-        target = self.start("malloc:8M")
-        uri = f"unix://{self.path('t.sock')}"
-        self.refused(target, "listener_create", "ENODEV", uri=uri, tls_credentials="none")
-        for mode in ("on", "require"):
-            self.refused(target, "listener_create", "EINVAL", uri=uri, tls=mode)
-        target.rpc("tls_create", name="t", psk_file=self.psk())
-        # a listener that can not be made leaves the credentials free
-        self.refused(target, "listener_create", "ENOENT", uri="unix:///nonexistent/t.sock",
-                     tls_credentials="t")
-        target.rpc("tls_delete", name="t")
-
-    def test_wrong_files(self):
-        target = self.start("malloc:8M")
-        bad = self.x509_dir()
-        why = self.refused(target, "tls_create", "ENOENT", name="t", dir=self.path("nowhere"))
-        self.assertIn("nowhere", why)
-        shutil.copy(PKI.path("renewed-key.pem"), os.path.join(bad, "server-key.pem"))
-        why = self.refused(target, "tls_create", "EINVAL", name="t", dir=bad)
-        self.assertIn("server-key.pem", why)
-        with open(os.path.join(bad, "server-cert.pem"), "w", encoding="ascii") as file:
-            file.write("no certificate\n")
-        why = self.refused(target, "tls_create", "EINVAL", name="t", dir=bad)
-        self.assertIn("server-cert.pem", why)
-        for wrong in ({}, {"dir": bad, "psk_file": self.psk()}, {"cert_file": PKI.path("x")},
-                      {"psk_file": self.make_file(0, "empty.psk")},
-                      {"psk_file": self.make_file(0, "bad.psk", content=b"alice:xyz\n")},
-                      {"dir": self.x509_dir(), "allowed_names": ["a"]},
-                      {"dir": self.x509_dir(), "priority": "NONSENSE"}):
-            with self.subTest(wrong=wrong):
-                self.refused(target, "tls_create", "EINVAL", name="t", **wrong)
-        self.assertEqual(target.rpc("tls_get_credentials"), [])
-
-    def test_unreadable_key(self):
-        directory = self.x509_dir()
-        key = os.path.join(directory, "server-key.pem")
-        os.chmod(key, 0)
-        os.chmod(directory, 0o755)
-        wrap = []
-        if os.getuid() == 0:  # root reads everything: an ordinary user must ask
-            wrap = [need_program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]
-            os.chmod(self.directory, 0o777)
-        program = shutil.copy(harness.POLLUX, self.path("pollux"))
-        done = run(*wrap, program, "-r", "none", "-l", f"unix://{self.path('t.sock')}",
-                   "--tls-certificates", directory, "malloc:1M", check=False,
-                   env=harness.environment(), cwd=self.directory)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("server-key.pem cannot be read: Permission denied", done.stderr)
-
-    def test_three_paths(self):
-        target = self.start("malloc:8M", listen=False)
-        target.rpc("tls_create", name="t", ca_file=PKI.path("ca-cert.pem"),
-                   cert_file=PKI.path("server-cert.pem"), key_file=PKI.path("server-key.pem"),
-                   verify_peer="require")
-        target.rpc("listener_create", uri=f"unix://{target.sock_path}", tls_credentials="t")
-        self.serves_tls(target)
-
-    def common_name(self, target):
-        client = self.open(target)
-        name = dict(field for rdn in client.sock.getpeercert()["subject"] for field in rdn)
-        client.go().read(0, 512)
-        return client, name["commonName"]
-
-    def test_reload(self):
-        directory = self.x509_dir()
-        target = self.start_x509(directory=directory)
-        old, name = self.common_name(target)
-        self.assertEqual(name, "localhost")
-        # a wrong file: an error, and nothing changes
-        shutil.copy(PKI.path("renewed-key.pem"), os.path.join(directory, "server-key.pem"))
-        why = self.refused(target, "tls_reload", "EINVAL", name="default")
-        self.assertIn("server-key.pem", why)
-        self.logged(target, "stay as they were")
-        self.assertEqual(self.common_name(target)[1], "localhost")
-        shutil.copy(PKI.path("renewed-cert.pem"), os.path.join(directory, "server-cert.pem"))
-        self.assertEqual(target.rpc("tls_reload", name="default"), True)
-        self.assertEqual(self.common_name(target)[1], "renewed")
-        old.read(0, 4096)  # goes on with what it began
-        told, = target.rpc("tls_get_credentials")
-        self.assertEqual(told["subject"], "renewed")
-
-    def test_reload_under_load(self):
-        path = self.psk()
-        target = self.start_x509()
-        target.rpc("tls_create", name="psk", psk_file=path)
-        kept = self.open(target).go()
-        for number in range(20):
-            with self.open(target) as client:
-                target.rpc("tls_reload", name="default")
-                client.go().read(0, 100000)
-            psk_file(path, alice=KEY, **{f"user{number}": OTHER_KEY})
-            target.rpc("tls_reload", name="psk")
-        kept.read(0, 100000)
-        told, = target.rpc("tls_get_credentials", name="psk")
-        self.assertEqual(told["identities"], 2)
-
-    def test_command_line(self):
-        for args, what in ((["--tls", "on"], "--tls needs"), (["--tls", "maybe"], "'maybe'"),
-                           (["--tls-verify-peer"], "--tls-verify-peer needs"),
-                           (["--tls-kernel"], "--tls-kernel and --tls-priority need"),
-                           (["--tls-priority", "NORMAL"], "--tls-kernel and --tls-priority need"),
-                           (["--tls-psk", self.psk(), "--tls-priority", "NONSENSE"], "NONSENSE"),
-                           (["--tls-certificates", "a", "--tls-psk", "b"], "do not go together"),
-                           (["--tls-certificates", "/nowhere"], "/nowhere"),
-                           (["--tls-psk", "/nowhere"], "/nowhere")):
-            with self.subTest(args=args):
-                done = run(harness.POLLUX, "-r", "none", "-l", f"unix://{self.path('t.sock')}",
-                           *args, "malloc:1M", check=False, env=harness.environment(),
-                           cwd=self.directory)
-                self.assertEqual(done.returncode, 1)
-                self.assertIn(what, done.stderr)
-
-
-def kernel_has_tls():
-    """As TCP sockets see it: one that is not connected is refused in another way."""
-    with socket.socket() as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
-        except OSError as error:
-            return error.errno == ENOTCONN
-    return True
-
-
-class Kernel(TlsTest):
-    """Records by the kernel. What they are like where it has them is seen in test/vm/tls.sh."""
-
-    def check(self, target, asked):
-        """Data goes through, and what is told is true."""
-        there = asked and kernel_has_tls()
-        self.serves_tls(target)
-        self.assertEqual("the kernel has no TLS" in target.log(whole=True), asked and not there)
-        told, = target.rpc("tls_get_credentials")
-        self.assertIs(told["kernel"], there)
-        with self.open(target) as client:
-            client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")
-                    if told["state"] == "transmission"]
-            self.assertIs(tls["kernel"], there)
-            self.assertEqual(tls["client"], "client one")
-            self.assertRegex(tls["version"], r"^TLS1\.3$")
-            client.write(0, bytes(range(256)) * 4096)
-            self.assertEqual(client.read(0, MIB), bytes(range(256)) * 4096)
-
-    def test_off_by_default(self):
-        self.check(self.start_x509("--tls-verify-peer", tcp=True), False)
-
-    def test_asked_for(self):
-        self.check(self.start_x509("--tls-verify-peer", "--tls-kernel", tcp=True), True)
-
-    def test_rpc(self):
-        target = self.start("malloc:8M", tcp=True, listen=False)
-        for name, kernel in (("with", True), ("without", False)):
-            target.rpc("tls_create", name=name, dir=self.x509_dir(), kernel=kernel)
-        told = {each["name"]: each["kernel"] for each in target.rpc("tls_get_credentials")}
-        self.assertEqual(told, {"with": kernel_has_tls(), "without": False})
-        target.rpc("tls_reload", name="with")
-        if not kernel_has_tls():
-            self.assertEqual(target.log(whole=True).count("the kernel has no TLS"), 2)
-
-    def test_unix_sockets_are_not_for_it(self):
-        target = self.start_x509("--tls-kernel")
-        with self.open(target) as client:
-            client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
-            self.assertIs(tls["kernel"], False)
-            client.write(0, b"x" * 70000)
-            self.assertEqual(client.read(0, 70000), b"x" * 70000)
-
-    def test_priority_of_the_command_line(self):
-        target = self.start_x509("--tls-priority", "NORMAL:-CIPHER-ALL:+AES-256-GCM")
-        with self.open(target) as client:
-            client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
-            self.assertEqual(tls["cipher"], "AES-256-GCM")
-
-
-# ---- Real clients ----
-
-class Clients(MatrixTest, TlsTest):
-    def image_file(self, size):
-        rng = random.Random(7)
-        path = self.path("in")
-        with open(path, "wb") as file:
-            while file.tell() < size:
-                length = min(rng.choice((512, 4096, 65536, 100001, 1 << 20)), size - file.tell())
-                file.write(rng.choice((bytes(length), rng.randbytes(length))))
-        return path
-
-    def both(self, **kw):
-        """(name, target, uri) with certificates and with keys."""
-        path = self.psk()
-        target = self.serve(SIZE, args=["--tls-certificates", self.x509_dir(),
-                                        "--tls-verify-peer"], **kw)
-        yield "x509", target, self.x509_uri(target)
-        target = self.serve(SIZE, args=["--tls-psk", path], **kw)
-        yield "psk", target, self.psk_uri(target, path)
-
-    def test_nbdinfo(self):
-        need_program("nbdinfo")
-        for name, _, uri in self.both():
-            with self.subTest(name):
-                told = json.loads(run("nbdinfo", "--json", uri).stdout)
-                self.assertIs(told["TLS"], True)
-                self.assertEqual(told["exports"][0]["export-size"], SIZE)
-
-    def test_nbdcopy(self):
-        """There and back by several connections; large requests and small ones."""
-        need_program("nbdcopy")
-        image, back = self.image_file(SIZE), self.path("out")
-        for name, target, uri in self.both():
-            with self.subTest(name):
-                run("nbdcopy", "--connections=4", "--requests=32", image, uri)
-                run("nbdcopy", "--connections=4", "--requests=32", "--request-size=1048576", uri,
-                    back)
-                run("cmp", image, back)
-                os.unlink(back)
-                run("nbdcopy", "--connections=2", "--requests=64", "--request-size=4096", uri, back)
-                run("cmp", image, back)
-                os.unlink(back)
-
-    def test_qemu_img(self):
-        need_program("qemu-img")
-        image, back = self.image_file(SIZE), self.path("out")
-        keys = os.path.dirname(self.psk("keys.psk"))
-        kinds = {
-            "x509": f"tls-creds-x509,id=t,dir={PKI.dir},endpoint=client",
-            "psk": f"tls-creds-psk,id=t,dir={keys},username=alice,endpoint=client",
-        }
-        for name, target, _ in self.both():
-            with self.subTest(name):
-                where = (f"server.type=unix,server.path={target.sock_path}" if self.transport == UNIX
-                         else f"server.type=inet,server.host=127.0.0.1,server.port={target.port}")
-                # over a unix socket qemu has no host name to check the certificate against
-                if name == "x509":
-                    where += ",tls-hostname=localhost"
-                options = f"driver=raw,file.driver=nbd,{where},file.tls-creds=t"
-                options = options.replace("server.", "file.server.").replace(
-                    "tls-hostname", "file.tls-hostname")
-                run("qemu-img", "convert", "-n", "--object", kinds[name], "--target-image-opts",
-                    "-f", "raw", image, options)
-                run("qemu-img", "convert", "--object", kinds[name], "--image-opts", options, "-O",
-                    "raw", back)
-                run("cmp", image, back)
-                run("qemu-img", "compare", "--object", kinds[name], "--image-opts", options,
-                    f"driver=raw,file.driver=file,file.filename={image}")
-
-    def test_libnbd(self):
-        try:
-            import nbd
-        except ImportError:
-            self.skipTest("python3-libnbd is not installed")
-        rng = random.Random(13)
-        for name, target, uri in self.both():
-            with self.subTest(name):
-                handle = nbd.NBD()
-                handle.set_uri_allow_local_file(True)
-                handle.connect_uri(uri)
-                self.assertTrue(handle.get_tls_negotiated())
-                expected = bytearray(SIZE)
-                for _ in range(100):
-                    length = rng.randrange(1, 300000)
-                    offset = rng.randrange(0, SIZE - length)
-                    data = rng.randbytes(length)
-                    expected[offset:offset + length] = data
-                    handle.pwrite(data, offset)
-                cookies = []
-                for _ in range(100):
-                    length = rng.randrange(1, 3 * MIB)
-                    offset = rng.randrange(0, SIZE - length)
-                    buffer = nbd.Buffer(length)
-                    cookies.append((handle.aio_pread(buffer, offset), buffer, offset, length))
-                for cookie, buffer, offset, length in cookies:
-                    while not handle.aio_command_completed(cookie):
-                        handle.poll(-1)
-                    self.assertEqual(buffer.to_bytearray(), expected[offset:offset + length])
-                handle.flush()
-                handle.trim(64 * KIB, 0)
-                handle.zero(64 * KIB, 128 * KIB)
-                handle.shutdown()
-
-
-class OtherClients(TlsTest):
-    def test_gnutls_cli(self):
-        """TLS 1.1 asked for by GnuTLS itself, behind STARTTLS."""
-        client = need_program("gnutls-cli")
-        target = self.start_x509(tcp=True)
-        # gnutls-cli speaks no NBD: a plain connection first shows that the port answers nothing to it
-        done = run(client, "--priority", "NORMAL:-VERS-ALL:+VERS-TLS1.1", "--insecure",
-                   f"127.0.0.1:{target.port}", check=False, timeout=60)
-        self.assertNotEqual(done.returncode, 0)
-        self.serves_tls(target)
-
-    def test_nbdsh(self):
-        shell = need_program("nbdsh")
-        path = self.psk()
-        target = self.start_psk(path=path)
-        run(shell, "-c", "h.set_uri_allow_local_file(True)", "-c",
-            f"h.connect_uri('{self.psk_uri(target, path)}')", "-c", "h.pwrite(b'hello', 0)", "-c",
-            "assert h.pread(5, 0) == b'hello'",
-            env={**os.environ, "PATH": "/usr/bin:/bin"})  # the python that has libnbd's module
-
-    def libnbd(self, path):
-        """A handle that insists on TLS with alice's key."""
-        try:
-            import nbd
-        except ImportError:
-            self.skipTest("python3-libnbd is not installed")
-        handle = nbd.NBD()
-        handle.set_tls(nbd.TLS_REQUIRE)
-        handle.set_tls_psk_file(path)
-        handle.set_tls_username("alice")
-        return handle
-
-    def check_started(self, handle):
-        data = random.Random(4).randbytes(3 * MIB)
-        self.assertTrue(handle.get_tls_negotiated())
-        handle.pwrite(data, 12345)
-        self.assertEqual(handle.pread(len(data), 12345), data)
-        handle.shutdown()
-
-    def test_stdio(self):
-        path = self.psk()
-        handle = self.libnbd(path)
-        handle.connect_command([harness.POLLUX, "-s", "--tls-psk", path, "malloc:8M"])
-        self.check_started(handle)
-
-    def test_socket_activation(self):
-        path = self.psk()
-        handle = self.libnbd(path)
-        handle.connect_systemd_socket_activation([harness.POLLUX, "--tls-psk", path, "malloc:8M"])
-        self.check_started(handle)
-
-    def test_stdio_refuses_the_clear(self):
-        """The options hold on standard input and output too, over pipes as well."""
-        path = self.psk()
-        child = subprocess.Popen([harness.POLLUX, "-s", "--tls-psk", path, "malloc:8M"],
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 stderr=subprocess.DEVNULL, env=harness.environment())
-        self.addCleanup(child.kill)
-        child.stdin.write(struct.pack(">L", 3) + option_bytes(OPT_LIST)
-                          + option_bytes(OPT_STARTTLS) + b"no TLS")
-        child.stdin.flush()
-        child.stdout.read(18)
-        magic, option, reply, length = struct.unpack(">QLLL", child.stdout.read(20))
-        self.assertEqual((magic, option, reply),
-                         (rawnbd.MAGIC_OPTION_REPLY, OPT_LIST, REP_ERR_TLS_REQD))
-        child.stdout.read(length)
-        self.assertEqual(struct.unpack(">QLLL", child.stdout.read(20))[2], REP_ACK)
-        self.assertEqual(child.stdout.read()[:1], b"\x15", "an alert")
-        child.stdin.close()
-        self.assertEqual(child.wait(30), 0)
-        child.stdout.close()
-
-    def test_nbdcopy_between_targets(self):
-        need_program("nbdcopy")
-        path = self.psk()
-        source, sink = self.start_psk(path=path), self.start_psk(path=path)
-        data = random.Random(2).randbytes(8 * MIB)
-        image = self.make_file(0, content=data)
-        run("nbdcopy", image, self.psk_uri(source, path))
-        run("nbdcopy", self.psk_uri(source, path), self.psk_uri(sink, path))
-        run("nbdcopy", self.psk_uri(sink, path), self.path("out"))
-        run("cmp", image, self.path("out"))
-
-
-TLS_ROWS = [(MALLOC, UNIX, harness.TOGETHER), (MALLOC, TCP, harness.APART),
-            (DISK, TCP, harness.TOGETHER), (DISK, UNIX, harness.APART)]
-cross(globals(), Clients, rows=TLS_ROWS)
 del TlsTest

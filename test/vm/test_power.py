@@ -91,7 +91,7 @@ def free_port():
 
 
 class Served:
-    """A target in one boot: its disk, two connections, what it should hold."""
+    """A target in one boot: its disk, three connections, what it should hold."""
 
     def __init__(self, target, work, guest_name):
         self.target = target
@@ -100,6 +100,7 @@ class Served:
         self.model = Model(FILE_BYTES if target.file else DISK_BYTES)
         self.disk = volatile.Disk(os.path.join(work, target.name), self.first_contents())
         self.clients = []
+        self.late = []  # writes on the third connection that wait for their answer
         self.lost = 0  # cuts that took what was not flushed
 
     def first_contents(self):
@@ -117,7 +118,7 @@ class Served:
             return file.read()
 
     def connect(self, port):
-        for _ in range(2):
+        for _ in range(3):
             client = rawnbd.Client(("tcp", "127.0.0.1", port), timeout=120)
             client.greeting().go(self.target.name)
             self.clients.append(client)
@@ -240,15 +241,39 @@ class Power(unittest.TestCase):
             self.answered(client, ((rawnbd.CMD_WRITE, offset, len(data)), {"payload": data}))
             served.model.write(offset, data)
 
+    def late_writes(self, served, *taken):
+        """On their way while something else is made durable: a cut may take them or not. No two share
+        a block, since nobody knows which comes first."""
+        for _ in range(random.randrange(3)):
+            offset, data = self.some(len(served.model.now))
+            blocks = (offset // BLOCK * BLOCK, (offset + len(data) + BLOCK - 1) // BLOCK * BLOCK)
+            if all(blocks[1] <= begin or blocks[0] >= end for begin, end in taken):
+                served.clients[2].request(rawnbd.CMD_WRITE, offset, len(data), payload=data)
+                served.late.append((offset, data))
+                taken += (blocks,)
+
+    def settle(self, served):
+        """Takes the late answers."""
+        for _ in served.late:
+            self.assertEqual(served.clients[2].reply()[1], 0)
+        served.late = []
+
     def durable(self, served):
         """Ends with the answer to what must last; returns what it was."""
-        one, other = served.clients
+        what = self.make_durable(served)
+        for late in served.late:
+            served.model.write(*late)
+        return what
+
+    def make_durable(self, served):
+        one, other, _ = served.clients
         self.plain_writes(served, one)
         kinds = ("flush", "flush by another", "FUA", "zeroes with FUA")
         kind = random.choice(kinds if served.target.fua else kinds[:2])
         if kind.startswith("flush"):
             client = one if kind == "flush" else other
             before = served.disk.flushes
+            self.late_writes(served)
             self.answered(client, ((rawnbd.CMD_FLUSH,), {}))
             served.model.flush()
             self.assertGreater(served.disk.flushes, before, f"{served.target.name}: no flush came")
@@ -260,6 +285,7 @@ class Power(unittest.TestCase):
             data = bytes(len(data))
             request = ((rawnbd.CMD_WRITE_ZEROES, offset, len(data), rawnbd.CMD_FLAG_FUA), {})
         before = served.counted()
+        self.late_writes(served, (offset, offset + len(data)))
         self.answered(one, request)
         served.model.fua(offset, data)
         self.assertGreater(served.counted(), before, f"{served.target.name}: {kind}, but no flush came")
@@ -286,6 +312,7 @@ class Power(unittest.TestCase):
                     continue
                 what = self.durable(served)
                 self.check(served, what)
+                self.settle(served)
                 self.unflushed(served)
         after = self.guest_flushes()
         for served in self.served:

@@ -28,7 +28,7 @@ serve() {
 }
 
 stop() {
-	kill $server
+	kill $server 2>/dev/null
 	wait $server
 	check "pollux ends with status 0" test $? = 0
 }
@@ -55,6 +55,10 @@ logged() {
 	until_true 10 grep "$1" /tmp/pollux.log
 }
 
+none_open() {
+	[ "$(count TlsCurrTxSw) $(count TlsCurrRxSw)" = "0 0" ]
+}
+
 no_connections() {
 	rpc connection_get_connections | grep -q '"result":\[\]'
 }
@@ -69,7 +73,7 @@ copies() {
 
 verified() {
 	check "$1: random load, verified" by_kernel 2 timeout 60 pollux-perf --quiet --tls-psk /tmp/keys \
-		--tls-username alice --verify --requests 150 --rw randrw --bs 60k --iodepth 8 \
+		--tls-username alice --verify --requests 60 --size 4M --rw randrw --bs 60k --iodepth 8 \
 		--connections 2 nbds://127.0.0.1/mem
 }
 
@@ -83,6 +87,29 @@ shown_as_kernel() {
 
 shows() {
 	rpc connection_get_connections | grep -q "$1"
+}
+
+# kicked: a client that takes nothing of what it asked for is cut off, and gone
+kicked() {
+	tls-client stubborn "$tls13" $key &
+	stubborn=$!
+	until_true 20 shows '"inflight":[1-9].*"kernel":true' || return 1
+	sleep 0.5
+	id=$(rpc connection_get_connections | sed 's/.*"id":\([0-9]*\),"peer.*/\1/')
+	echo "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"connection_kick\",\"params\":{\"id\":$id}}" |
+		socat -t 20 - UNIX-CONNECT:$rpc_sock | grep '"result":true' && until_true 10 no_connections
+	kicked_status=$?
+	kill $stubborn
+	return $kicked_status
+}
+
+# stops_in_order: a client that does nothing is told when the server ends
+stops_in_order() {
+	client idle "$tls13" &
+	idle=$!
+	until_true 20 shows '"requests":2.*"kernel":true' || return 1
+	kill $server
+	wait $idle
 }
 
 sessions() {
@@ -125,8 +152,10 @@ echo /bin/false >/proc/sys/kernel/modprobe
 need "a cipher is taken away" until_true 10 rmmod chacha20poly1305
 check "without the cipher: data" by_kernel 0 client data "$chacha"
 check "that is told" logged 'WARNING.*no kernel TLS: TLS_RX: No such file'
-check "other ciphers: the kernel's" by_kernel 1 client data "$tls13"
-check "none is open" test "$(count TlsCurrTxSw) $(count TlsCurrRxSw)" = "0 0"
+check "other ciphers: the kernel's" by_kernel 1 client bytewise "$tls13"
+check "a client that takes nothing is kicked" by_kernel 1 kicked
+check "none is open" until_true 10 none_open
+check "at the end an idle client hears close_notify" by_kernel 1 stops_in_order
 stop
 
 need "TLS 1.2 alone, by --tls-priority" serve --tls-priority "$tls12"

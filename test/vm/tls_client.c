@@ -351,6 +351,24 @@ static void slow(void)
 	free(back);
 }
 
+/* Asks for more than sockets hold and takes nothing, until it is killed. */
+static void stubborn(void)
+{
+	go();
+	for (unsigned i = 0; i < 8; i++)
+		ask(CMD_READ, i, 0, 4 * MIB);
+	for (;;)
+		pause();
+}
+
+/* Stays until the server ends, which says so. */
+static void idle(void)
+{
+	go();
+	write_and_read(0, 4096);
+	get_end();
+}
+
 /* TLS 1.3: what was asked for before is answered, then it ends. */
 static void update(void)
 {
@@ -421,10 +439,13 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } scenarios[] = {
-	{"data", data},	    {"bytewise", bytewise},	  {"early", early},
-	{"halves", halves}, {"close", close_notify},	  {"slow", slow},
-	{"update", update}, {"renegotiate", renegotiate}, {"alert", alert},
-	{"forged", forged}, {"rubbish", rubbish},	  {"cut", cut},
+	{"data", data},		 {"bytewise", bytewise},
+	{"early", early},	 {"halves", halves},
+	{"close", close_notify}, {"slow", slow},
+	{"update", update},	 {"renegotiate", renegotiate},
+	{"alert", alert},	 {"forged", forged},
+	{"rubbish", rubbish},	 {"cut", cut},
+	{"stubborn", stubborn},	 {"idle", idle},
 };
 
 int main(int argc, char **argv)

@@ -358,6 +358,23 @@ void connection_time_out(struct connection *conn, struct request *request)
 		command_leave_read(conn);
 }
 
+bool connection_is_late(const struct connection *conn, uint64_t since)
+{
+	uint64_t limit = conn->export->io_timeout_ms * 1000ull;
+	return limit && conn->core->reactor->now - since > clock_us_to_ticks(limit);
+}
+
+/*
+ * Its time counts from when the device got it: that a client is slow to send a WRITE, or to take
+ * the parts of a READ, is not the device's fault.
+ */
+static uint64_t counts_from(const struct request *request)
+{
+	const struct request *whole = request->parent;
+	return whole && whole->type == NBD_CMD_READ && whole->behind_stuck ? whole->started
+									   : request->submitted;
+}
+
 static void time_out_requests(struct nbd_core *core)
 {
 	struct request_pool *pool = &core->requests;
@@ -366,8 +383,7 @@ static void time_out_requests(struct nbd_core *core)
 		if (!request->in_bdev)
 			continue;
 		struct connection *conn = request->owner;
-		uint64_t limit = conn->export->io_timeout_ms * 1000;
-		if (!limit || core->reactor->now - request->submitted <= clock_us_to_ticks(limit))
+		if (!connection_is_late(conn, counts_from(request)))
 			continue;
 		if (request->aborted) {
 			conn->stuck = true;

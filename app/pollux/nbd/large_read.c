@@ -184,10 +184,30 @@ static void drop_part(struct request *part)
 		transmit_left_read_end(conn, read);
 }
 
+/*
+ * The READs that wait behind one that the device does not end. From here on their time counts from
+ * when they came, or each would have to wait for its own time-out after all those before it. Those
+ * whose time is over fail now, before they take buffers to a device that does not answer.
+ */
+static void time_out_queue(struct connection *conn)
+{
+	struct request *read;
+	for (read = conn->big_first; read; read = read->next)
+		read->behind_stuck = true;
+	while ((read = conn->big_first) && connection_is_late(conn, read->started)) {
+		conn->big_first = read->next;
+		if (!conn->big_first)
+			conn->big_last = &conn->big_first;
+		connection_time_out(conn, read);
+		transmit_left_read_end(conn, read);
+	}
+}
+
 void command_leave_read(struct connection *conn)
 {
 	struct request *read = conn->big, *part = read->parts_first, *next;
 	conn->big = NULL;
+	time_out_queue(conn);
 	read->parts++; /* it ends after the walk */
 	for (; part; part = next) {
 		next = part->next;
@@ -203,6 +223,8 @@ static void part_done(struct request *part)
 {
 	struct connection *conn = part->owner;
 	part->part_done = true;
+	if (part->io.status >= 0)
+		part->parent->behind_stuck = false; /* the device answers again */
 	if (likely(conn->big == part->parent))
 		command_continue_read(conn);
 	else
@@ -212,6 +234,7 @@ static void part_done(struct request *part)
 void command_begin_large_read(struct connection *conn, struct request *request)
 {
 	request->at = request->emitted = 0;
+	request->behind_stuck = false;
 	request->parts = 0;
 	request->parts_first = NULL;
 	request->parts_last = &request->parts_first;

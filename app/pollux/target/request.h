@@ -47,6 +47,7 @@ struct request {
 	bool in_bdev;	     /* between submit and done */
 	bool aborted;	     /* timed out: the driver was asked to end it */
 	bool answered;	     /* timed out: the client has its error, the rest is dropped */
+	bool behind_stuck;   /* a READ in parts: its time-out counts from `started` */
 	bool part_done;
 	bool last_part;
 };

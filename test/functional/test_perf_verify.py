@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pollux-perf --verify: what it finds wrong, and what it does not."""
+
+from harness import KIB, MIB, wait_for
+from perftool import Perf, PerfTest, perf
+
+BLOCK = 4 * KIB
+
+
+class Verify(PerfTest):
+    SIZE = MIB
+
+    def setUp(self):
+        super().setUp()
+        self.target = self.start("malloc:4M")
+        self.state = self.path("state")
+
+    def verify(self, *args, status=0, size=SIZE):
+        return perf(self.target.uri(), "--verify", "--size", size, "--json", *args,
+                    status=status).json
+
+    def write_all(self, *args):
+        """Each block once, and what was written."""
+        count = self.SIZE // BLOCK
+        told = self.verify("--rw", "write", "--requests", count, "--seed", 7, *args)
+        self.assertEqual(told["verify"]["good"], count)
+        with self.target.connect() as client:
+            return client.read(0, self.SIZE)
+
+    def check(self, *args, status=3):
+        return self.verify("--rw", "read", "--requests", self.SIZE // BLOCK, *args, status=status)
+
+    def plant(self, offset, data):
+        with self.target.connect() as client:
+            client.write(offset, data)
+
+    def found(self, told, kind, offset, *words):
+        """Exactly that finding."""
+        self.assertEqual(told["verify"]["wrong"], 1, told["verify"])
+        finding, = told["verify"]["findings"]
+        self.assertEqual((finding["kind"], finding["offset"]), (kind, offset), finding)
+        for word in words:
+            self.assertIn(word, finding["detail"])
+        self.assertEqual(told["verify"][kind], 1)
+
+    def test_good(self):
+        """Nothing is found where nothing is wrong: every kind of load, mode and connections."""
+        for kind in ("write", "randwrite", "rw", "randrw"):
+            for args in ([], ["--structured", "--connections", 3], ["--extended", "--bs", "64k"],
+                         ["--bs", "512", "--iodepth", 128, "--connections", 2]):
+                with self.subTest(kind=kind, args=args):
+                    told = self.verify("--rw", kind, "--requests", 4000, *args, size=4 * MIB)
+                    self.assertEqual(told["verify"]["wrong"], 0)
+                    self.assertGreater(told["verify"]["good"], 0)
+                    self.assertTrue(told["verify"]["read_back"])
+
+    def test_holes_in_structured_reads(self):
+        """Zeroes that come as holes are judged like zeroes."""
+        self.write_all()
+        with self.target.connect() as client:
+            client.trim(64 * KIB, 4 * BLOCK)
+        told = self.check("--structured", "--seed", 7, status=0)
+        self.assertEqual((told["verify"]["unwritten"], told["verify"]["good"]), (4, 252))
+
+    def test_flipped_byte(self):
+        data = self.write_all()
+        at = 30 * BLOCK + 1234
+        self.plant(at, bytes([data[at] ^ 0x40]))
+        told = self.check("--seed", 7)
+        self.found(told, "corrupt", 30 * BLOCK, "byte 1234 is",
+                   f"0x{data[at] ^ 0x40:02x} instead of 0x{data[at]:02x}")
+        text = perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "read",
+                    "--requests", self.SIZE // BLOCK, status=3).out
+        self.assertIn(f"verify: corrupt at {30 * BLOCK}: byte 1234", text)
+
+    def test_swapped_blocks(self):
+        data = self.write_all()
+        one, two = 3 * BLOCK, 200 * BLOCK
+        self.plant(one, data[two:two + BLOCK])
+        self.plant(two, data[one:one + BLOCK])
+        told = self.check("--seed", 7)
+        self.assertEqual(told["verify"]["misplaced"], 2)
+        self.assertEqual({(finding["offset"], finding["detail"].split(" (")[0])
+                          for finding in told["verify"]["findings"]},
+                         {(one, f"it was written to offset {two}"),
+                          (two, f"it was written to offset {one}")})
+
+    def test_old_block(self):
+        """A block as it was one pass ago: found by the state that runs leave behind."""
+        old = self.write_all("--verify-state", self.state)
+        new = self.write_all("--verify-state", self.state)
+        self.assertNotEqual(old, new)
+        self.assertEqual(self.check("--verify-state", self.state, status=0)["verify"]["good"], 256)
+        self.plant(77 * BLOCK, old[77 * BLOCK:78 * BLOCK])
+        self.found(self.check("--verify-state", self.state), "stale", 77 * BLOCK,
+                   "generation 1 instead of 2")
+
+    def test_block_of_another_run(self):
+        old = self.write_all()
+        self.verify("--rw", "write", "--requests", 256, "--seed", 8)
+        self.plant(5 * BLOCK, old[5 * BLOCK:6 * BLOCK])
+        self.found(self.check("--seed", 8), "stale", 5 * BLOCK, "another run (seed 7)")
+
+    def test_lost_write(self):
+        self.write_all("--verify-state", self.state)
+        with self.target.connect() as client:
+            client.write_zeroes(9 * BLOCK, BLOCK)
+        self.found(self.check("--verify-state", self.state), "stale", 9 * BLOCK, "all zeroes")
+
+    def test_torn_block(self):
+        old = self.write_all("--verify-state", self.state)
+        self.write_all("--verify-state", self.state)
+        self.plant(8 * BLOCK + 2048, old[8 * BLOCK + 2048:9 * BLOCK])
+        self.found(self.check("--verify-state", self.state), "torn", 8 * BLOCK,
+                   "generation 2 up to byte 2047, then generation 1")
+
+    def test_planted_while_it_runs(self):
+        """What another client writes into the region is found by the run itself."""
+        run = Perf(self.target.uri(), "--verify", "--size", self.SIZE, "--rw", "randrw", "--time",
+                   2, "--rate", 500, "--json", "--seed", 7)
+        wait_for(lambda: self.target.rpc("export_get_iostat")["exports"][0]["write"]["ops"] > 200,
+                 20, "writes")
+        # where something was written; bytes that no write of blocks can mend before it is seen
+        with self.target.connect() as client:
+            for _ in range(50):
+                for at in range(0, self.SIZE, BLOCK):
+                    client.write(at + 4000, b"planted")
+        done = run.wait()
+        self.assertEqual(done.status, 3, done)
+        self.assertGreater(done.json["verify"]["corrupt"], 0)
+
+    def test_nothing_of_ours(self):
+        told = self.check(status=0)
+        self.assertEqual(told["verify"]["unwritten"], 256)
+        self.plant(0, b"x" * BLOCK)
+        self.found(self.check(), "corrupt", 0, "no part of it is a stamped block")
+
+    def test_state_of_another_region(self):
+        self.write_all("--verify-state", self.state)
+        done = perf(self.target.uri(), "--verify-state", self.state, "--size", "2M", status=1)
+        self.assertIn("use the same --bs, --offset and --size", done.err)
+        done = perf(self.target.uri(), "--verify-state", self.path("none"), "--rw", "read",
+                    status=1)
+        self.assertIn("No such file", done.err)
+
+    def test_failed_writes_are_not_held_against_it(self):
+        rpc = self.target.rpc
+        rpc("bdev_malloc_create", name="d", num_blocks=2048, block_size=512)
+        rpc("bdev_error_create", base_name="d")
+        rpc("export_create", name="e", bdev="EE_d")
+        rpc("bdev_error_inject_error", name="EE_d", io_type="write", error_type="failure", num=20)
+        told = perf(self.target.uri("e"), "--rw", "write", "--verify", "--requests", 256, "--json",
+                    status=2).json
+        self.assertEqual((told["errors"], told["verify"]["wrong"], told["verify"]["good"]),
+                         (20, 0, 236))
+
+
+del PerfTest
