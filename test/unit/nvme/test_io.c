@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The half of NVMe that all transports share, on a transport that the test plays: how requests are cut,
- * what they wait for, how they end.
+ * The half of NVMe that all transports share, on a transport that the test plays: how requests are
+ * cut, what they wait for, how they end.
  */
 #include <setjmp.h>
 #include <stdarg.h>
