@@ -35,6 +35,37 @@ static void lay_out_commands(struct nvme_queue *base)
 	TAILQ_INIT(&base->waiting);
 }
 
+static void set_target(struct pass_target *target, struct pass_ring *ring, const struct pass *pass)
+{
+	target->fd = pass->fd;
+	target->fixed = pass->fixed;
+	target->slot = uring_file_add(&ring->uring, pass->fd);
+}
+
+static void let_go(struct pass_ring *ring, const struct pass_target *target)
+{
+	if (target->slot >= 0)
+		uring_file_remove(&ring->uring, target->slot);
+	pass_ring_put(ring, PASS_QUEUE_COMMANDS);
+}
+
+static bool get_rings(struct pass_queue *queue, const struct pass *pass)
+{
+	queue->ring = pass_ring_get(pass->polled, PASS_QUEUE_COMMANDS);
+	if (!queue->ring)
+		return false;
+	set_target(&queue->target, queue->ring, pass);
+	queue->quiet_ring = pass_ring_get(false, PASS_QUEUE_COMMANDS);
+	if (!queue->quiet_ring) {
+		int error = errno;
+		let_go(queue->ring, &queue->target);
+		errno = error;
+		return false;
+	}
+	set_target(&queue->quiet_target, queue->quiet_ring, pass);
+	return true;
+}
+
 static struct pass_queue *make(struct nvme_namespace *ns)
 {
 	struct pass *pass = pass_of(ns->controller);
@@ -45,17 +76,12 @@ static struct pass_queue *make(struct nvme_namespace *ns)
 	queue->base.reactor = reactor_self;
 	queue->base.depth = PASS_QUEUE_COMMANDS;
 	queue->base.commands = calloc(PASS_QUEUE_COMMANDS, sizeof(*queue->base.commands));
-	queue->ring =
-		queue->base.commands ? pass_ring_get(pass->polled, PASS_QUEUE_COMMANDS) : NULL;
-	if (!queue->ring) {
+	if (!queue->base.commands || !get_rings(queue, pass)) {
 		free(queue->base.commands);
 		free(queue);
 		return NULL;
 	}
 	queue->pass = pass;
-	queue->target.fd = pass->fd;
-	queue->target.fixed = pass->fixed;
-	queue->target.slot = uring_file_add(&queue->ring->uring, pass->fd);
 	lay_out_commands(&queue->base);
 	return queue;
 }
@@ -78,9 +104,8 @@ void pass_queue_put(struct nvme_queue *base)
 	if (--queue->users)
 		return;
 	queue->pass->queues[base->reactor->index] = NULL;
-	if (queue->target.slot >= 0)
-		uring_file_remove(&queue->ring->uring, queue->target.slot);
-	pass_ring_put(queue->ring, PASS_QUEUE_COMMANDS);
+	let_go(queue->ring, &queue->target);
+	let_go(queue->quiet_ring, &queue->quiet_target);
 	free(base->commands);
 	free(queue);
 }
@@ -94,9 +119,12 @@ int pass_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 	if (unlikely(atomic_load_explicit(&queue->pass->lost, memory_order_relaxed)))
 		return -ENODEV;
 	command->issued = base->reactor->now;
-	queue->sent_fixed[command->index] = queue->target.fixed;
+	queue->sent_fixed[command->index] = command->bytes && queue->target.fixed;
 	base->inflight++;
-	pass_ring_command(queue->ring, command, &queue->target);
+	if (likely(command->bytes))
+		pass_ring_command(queue->ring, command, &queue->target);
+	else
+		pass_ring_command(queue->quiet_ring, command, &queue->quiet_target);
 	return 0;
 }
 
