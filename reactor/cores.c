@@ -3,12 +3,13 @@
  * cores: which CPUs become reactors, and with what roles. Parses --cores against the affinity mask.
  * Main thread, before EAL starts.
  */
-#include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/number.h"
 #include "lib/base/why.h"
 #include "reactor/reactor.h"
 
@@ -17,20 +18,22 @@ enum {
 	LIST_BYTES = 4096,   /* room for all of them, each with a role */
 };
 
-static int add(struct reactor_config *config, const cpu_set_t *mask, long cpu, unsigned roles,
+static int add(struct reactor_config *config, const cpu_set_t *mask, uint64_t cpu, unsigned roles,
 	       char *why, size_t why_bytes)
 {
 	if (cpu >= EAL_CPU_LIMIT)
 		return why_refuse(why, why_bytes, -EINVAL,
-				  "CPU %ld is beyond what DPDK's EAL knows (0-%d)", cpu,
+				  "CPU %" PRIu64 " is beyond what DPDK's EAL knows (0-%d)", cpu,
 				  EAL_CPU_LIMIT - 1);
 	if (!CPU_ISSET(cpu, mask))
 		return why_refuse(why, why_bytes, -EINVAL,
-				  "CPU %ld is not there, or not in this process's affinity mask",
+				  "CPU %" PRIu64
+				  " is not there, or not in this process's affinity mask",
 				  cpu);
 	for (unsigned i = 0; i < config->core_count; i++) {
-		if (config->cores[i].cpu == cpu)
-			return why_refuse(why, why_bytes, -EINVAL, "CPU %ld is named twice", cpu);
+		if ((uint64_t)config->cores[i].cpu == cpu)
+			return why_refuse(why, why_bytes, -EINVAL, "CPU %" PRIu64 " is named twice",
+					  cpu);
 	}
 	if (config->core_count == REACTOR_MAX)
 		return why_refuse(why, why_bytes, -EINVAL, "more than %d cores", REACTOR_MAX);
@@ -62,13 +65,11 @@ static int parse_item(char *item, struct reactor_config *config, const cpu_set_t
 			return why_refuse(why, why_bytes, -EINVAL,
 					  "'%s' is no role: net, storage or both", colon + 1);
 	}
-	char *end = item;
-	long first = isdigit((unsigned char)*item) ? strtol(item, &end, 10) : -1, last = first;
-	if (first >= 0 && *end == '-' && isdigit((unsigned char)end[1]))
-		last = strtol(end + 1, &end, 10);
-	if (first < 0 || *end || last < first)
+	const char *rest = item;
+	uint64_t first, last;
+	if (number_range_parse(&rest, &first, &last) || *rest)
 		return why_refuse(why, why_bytes, -EINVAL, "'%s' is no CPU number or range", item);
-	for (long cpu = first; cpu <= last; cpu++) {
+	for (uint64_t cpu = first; cpu <= last; cpu++) {
 		int error = add(config, mask, cpu, roles, why, why_bytes);
 		if (error)
 			return error;

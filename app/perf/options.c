@@ -13,6 +13,7 @@
 
 #include "app/perf/help.h"
 #include "lib/base/compiler.h"
+#include "lib/base/number.h"
 #include "lib/base/size.h"
 
 enum {
@@ -134,25 +135,12 @@ int perf_duration_parse(const char *text, uint64_t *ns)
 	return -EINVAL;
 }
 
-static bool read_cpu(const char **text, unsigned *cpu)
-{
-	char *end;
-	if (**text < '0' || **text > '9')
-		return false;
-	unsigned long value = strtoul(*text, &end, 10);
-	*text = end;
-	*cpu = value;
-	return value < 65536;
-}
-
 int perf_cpus_parse(const char *text, unsigned cpus[PERF_CPUS_MAX])
 {
-	unsigned count = 0, first, last;
+	unsigned count = 0;
+	uint64_t first, last;
 	for (;;) {
-		if (!read_cpu(&text, &first))
-			return -EINVAL;
-		last = first;
-		if (*text == '-' && (text++, !read_cpu(&text, &last) || last < first))
+		if (number_range_parse(&text, &first, &last) || last > PERF_CPU_NUMBER_MAX)
 			return -EINVAL;
 		for (unsigned cpu = first; cpu <= last; cpu++) {
 			for (unsigned i = 0; i < count; i++)
@@ -172,13 +160,9 @@ int perf_cpus_parse(const char *text, unsigned cpus[PERF_CPUS_MAX])
 static bool take_number(struct parse *parse, const char *name, const char *text, uint64_t low,
 			uint64_t high, uint64_t *number)
 {
-	char *end;
-	errno = 0;
-	unsigned long long value = strtoull(text, &end, 0);
-	if (*text < '0' || *text > '9' || *end || errno || value < low || value > high)
+	if (number_parse(text, low, high, number))
 		return complain(parse, "--%s takes a number from %llu to %llu, not '%s'", name,
 				(unsigned long long)low, (unsigned long long)high, text);
-	*number = value;
 	return true;
 }
 

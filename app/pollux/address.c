@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <stddef.h>
@@ -19,6 +20,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "lib/base/number.h"
 #include "lib/base/why.h"
 
 enum {
@@ -49,13 +51,12 @@ static int parse_tcp(const char *uri, const char *rest, struct address *address,
 	if (end == host || (size_t)(end - host) >= sizeof(address->host))
 		return why_refuse(why, why_bytes, -EINVAL, "'%s' has no host: tcp://HOST:PORT",
 				  uri);
-	char *stop;
-	unsigned long number = strtoul(port, &stop, 10);
-	if (*stop || *port == '-' || *port == '+' || number > 65535)
+	uint64_t number;
+	if (number_parse(port, 0, 65535, &number))
 		return why_refuse(why, why_bytes, -EINVAL, "'%s': '%s' is no port (0-65535)", uri,
 				  port);
 	memcpy(address->host, host, end - host);
-	snprintf(address->port, sizeof(address->port), "%lu", number);
+	snprintf(address->port, sizeof(address->port), "%" PRIu64, number);
 	return 0;
 }
 

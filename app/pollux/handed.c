@@ -7,27 +7,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "app/pollux/address.h"
+#include "lib/base/number.h"
 #include "lib/base/why.h"
 
 enum { FIRST_FD = 3 };
 
 static const char *const variables[] = {"LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS",
 					"LISTEN_FDNAMES"};
-
-static bool parse_number(const char *text, unsigned long *number)
-{
-	size_t digits = strspn(text, "0123456789");
-	if (!digits || digits > 10 || text[digits])
-		return false;
-	*number = strtoul(text, NULL, 10);
-	return true;
-}
 
 /* The names are as many as the sockets, with ':' between them. */
 static int take_names(struct handed *handed, const char *names, char *why, size_t why_bytes)
@@ -51,20 +44,20 @@ static int take_names(struct handed *handed, const char *names, char *why, size_
 static int take_sockets(struct handed *handed, const char *fds, const char *names, char *why,
 			size_t why_bytes)
 {
-	unsigned long count;
-	if (!parse_number(fds, &count))
+	uint64_t count;
+	if (number_parse(fds, 0, UINT32_MAX, &count))
 		return why_refuse(why, why_bytes, -EINVAL, "LISTEN_FDS='%.64s' is no number", fds);
 	if (count > HANDED_MAX)
 		return why_refuse(why, why_bytes, -EINVAL,
-				  "LISTEN_FDS=%lu: at most %d sockets are taken", count,
+				  "LISTEN_FDS=%" PRIu64 ": at most %d sockets are taken", count,
 				  HANDED_MAX);
 	for (unsigned i = 0; i < count; i++) {
 		struct address address;
 		char reason[256];
 		int fd = FIRST_FD + i;
 		if (address_adopt(fd, &address, reason, sizeof(reason)))
-			return why_refuse(why, why_bytes, -EINVAL, "LISTEN_FDS=%lu: %s", count,
-					  reason);
+			return why_refuse(why, why_bytes, -EINVAL, "LISTEN_FDS=%" PRIu64 ": %s",
+					  count, reason);
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 		handed->fds[handed->count++] = fd;
 	}
@@ -74,13 +67,13 @@ static int take_sockets(struct handed *handed, const char *fds, const char *name
 static int take(struct handed *handed, char *why, size_t why_bytes)
 {
 	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
-	unsigned long number;
+	uint64_t number;
 	if (!pid || !fds)
 		return 0;
-	if (!parse_number(pid, &number))
+	if (number_parse(pid, 0, UINT32_MAX, &number))
 		return why_refuse(why, why_bytes, -EINVAL, "LISTEN_PID='%.64s' is no process id",
 				  pid);
-	if (number != (unsigned long)getpid())
+	if (number != (uint64_t)getpid())
 		return 0;
 	return take_sockets(handed, fds, getenv("LISTEN_FDNAMES"), why, why_bytes);
 }

@@ -9,6 +9,7 @@
 
 #include "app/pollux/nbd/core.h"
 #include "lib/base/log.h"
+#include "lib/base/number.h"
 #include "lib/base/size.h"
 
 static const char help[] =
@@ -113,9 +114,8 @@ static const struct option long_options[] = {
 static bool parse_number(const char *name, const char *text, uint32_t low, uint32_t high,
 			 uint32_t *number)
 {
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || value < low || value > high) {
+	uint64_t value;
+	if (number_parse(text, low, high, &value)) {
 		fprintf(stderr, "pollux: --%s takes a number from %u to %u, not '%s'\n", name, low,
 			high, text);
 		return false;

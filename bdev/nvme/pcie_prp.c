@@ -56,6 +56,7 @@ static void finish(const struct pcie_queue *queue, struct nvme_command *command,
 static bool describe(struct pcie_queue *queue, const struct nvme_command *command,
 		     struct prps *prps)
 {
+	size_t bytes = 0;
 	for (unsigned i = 0; i < command->iovcnt; i++) {
 		const struct iovec *iov = &command->iov[i];
 		uint64_t iova;
@@ -71,8 +72,9 @@ static bool describe(struct pcie_queue *queue, const struct nvme_command *comman
 			if (!add(prps, iova))
 				return false;
 		}
+		bytes += iov->iov_len;
 	}
-	return true;
+	return bytes == command->bytes;
 }
 
 /* The nth page of a bounced payload, in memory. */
@@ -134,14 +136,32 @@ static int bounce(struct pcie_queue *queue, struct nvme_command *command)
 	return 0;
 }
 
+/* Most payloads: one segment that touches one page or two. False: it is another. */
+static bool describe_small(struct pcie_queue *queue, struct nvme_command *command)
+{
+	const struct iovec *iov = command->iov;
+	uint64_t iova;
+	if (command->iovcnt != 1 || iov->iov_len != command->bytes ||
+	    iov->iov_len > NVME_PAGE_BYTES ||
+	    !pcie_dma_find(queue->dma, &queue->dma_hint, iov->iov_base, iov->iov_len, &iova) ||
+	    iova & PRP_ALIGN_MASK)
+		return false;
+	uint64_t last = (iova + iov->iov_len - 1) & ~(uint64_t)PAGE_MASK;
+	command->sqe.prp1 = iova;
+	command->sqe.prp2 = last > iova ? last : 0;
+	return true;
+}
+
 int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command)
 {
-	struct prps prps = {.list = list_of(queue, command)};
 	command->sqe.flags = 0;
 	if (!command->bytes) {
 		command->sqe.prp1 = command->sqe.prp2 = 0;
 		return 0;
 	}
+	if (likely(describe_small(queue, command)))
+		return 0;
+	struct prps prps = {.list = list_of(queue, command)};
 	if (unlikely(command->bytes > PCIE_TRANSFER_MAX_BYTES))
 		return -EINVAL;
 	if (unlikely(!describe(queue, command, &prps)))
@@ -153,8 +173,6 @@ int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command)
 void pcie_prp_end(struct pcie_queue *queue, struct nvme_command *command, bool ok)
 {
 	struct pcie_slot *slot = &queue->slots[command->index];
-	if (likely(!slot->bounced))
-		return;
 	if (ok && !goes_to_device(command))
 		copy(queue, command, false);
 	for (unsigned i = 0; i < slot->bounced; i++) {

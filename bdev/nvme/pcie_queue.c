@@ -57,7 +57,8 @@ static void finish(struct pcie_queue *queue, struct pcie_slot *slot, int status,
 	struct nvme_command *command = command_of(queue, slot);
 	if (unlikely(slot->state == PCIE_SLOT_HELD))
 		TAILQ_REMOVE(&queue->held, slot, link);
-	pcie_prp_end(queue, command, !status);
+	if (unlikely(slot->bounced))
+		pcie_prp_end(queue, command, !status);
 	if (unlikely(status && slot->aborted && status != -ENODEV))
 		status = -ETIMEDOUT;
 	slot->state = PCIE_SLOT_FREE;

@@ -127,7 +127,7 @@ void pcie_queue_fail(struct pcie_queue *queue);
  * pages; -EINVAL: more than PCIE_TRANSFER_MAX_BYTES, or iov and bytes disagree.
  */
 int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command);
-/* The command has ended, or never began: copies what was read (ok) and gives the pages back. */
+/* A bounced command has ended: copies what was read (ok) and gives the pages back. */
 void pcie_prp_end(struct pcie_queue *queue, struct nvme_command *command, bool ok);
 
 #endif

@@ -314,6 +314,16 @@ static void impossible_payloads(void **state)
 	uint8_t *buffer = buffer_get(BUFFER_MAX_BYTES);
 	const struct iovec iov[] = {{buffer, BUFFER_MAX_BYTES}, {buffer, 4096}};
 	assert_int_equal(request_issue(&world, &request, NVME_READ, 0, iov, 2), -EINVAL);
+	/* more bytes than the segments have: nothing beyond them is reached */
+	for (unsigned segments = 0; segments <= 2; segments++) {
+		struct nvme_command *command = world.queue->base.free;
+		command->sqe = (struct nvme_sqe){.opcode = NVME_READ, .nsid = 1};
+		command->iov[0] = (struct iovec){buffer, 4096};
+		command->iov[1] = (struct iovec){buffer + 8192, 4096};
+		command->iovcnt = (uint16_t)segments;
+		command->bytes = segments * 4096 + 512;
+		assert_int_equal(pcie_queue_issue(&world.queue->base, command), -EINVAL);
+	}
 	buffer_put(buffer);
 	fake_pass();
 	assert_int_equal(device_fetch(world.device), 0);
