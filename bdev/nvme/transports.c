@@ -4,12 +4,15 @@
 
 #include <stdio.h>
 
+#include "bdev/nvme/pass.h"
 #include "bdev/nvme/pcie.h"
 
 const struct nvme_transport *nvme_transport_of(const char *address, char why[NVME_WHY_BYTES])
 {
 	unsigned domain, bus, slot, function;
 	int end = 0;
+	if (address[0] == '/')
+		return &nvme_pass_transport;
 	if (sscanf(address, "%4x:%2x:%2x.%1x%n", &domain, &bus, &slot, &function, &end) == 4 &&
 	    !address[end])
 		return &nvme_pcie_transport;

@@ -26,8 +26,14 @@ static void init_files(struct uring *uring)
 int uring_init(struct uring *uring, const struct uring_caps *caps, unsigned sq_entries,
 	       unsigned cq_entries)
 {
+	return uring_init_with(uring, caps, sq_entries, cq_entries, 0);
+}
+
+int uring_init_with(struct uring *uring, const struct uring_caps *caps, unsigned sq_entries,
+		    unsigned cq_entries, unsigned flags)
+{
 	struct io_uring_params params = {
-		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+		.flags = flags | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
 			 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE |
 			 IORING_SETUP_CLAMP,
 		.cq_entries = cq_entries,

@@ -66,6 +66,12 @@ int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes);
 /* sq_entries: SQEs a pass; cq_entries: completions that can wait. Returns 0 or -errno. */
 int uring_init(struct uring *uring, const struct uring_caps *caps, unsigned sq_entries,
 	       unsigned cq_entries);
+/*
+ * The same with more IORING_SETUP_* flags: SQE128, CQE32, IOPOLL. Where entries are bigger, the caller
+ * clears what uring_get_sqe() did not, and takes completions by liburing's means.
+ */
+int uring_init_with(struct uring *uring, const struct uring_caps *caps, unsigned sq_entries,
+		    unsigned cq_entries, unsigned flags);
 void uring_fini(struct uring *uring);
 
 /*

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pass_queue: a namespace's commands on one core. They live as long as the queue; a request's path
+ * allocates nothing. The kernel's driver watches over the time that a command takes, aborts it and
+ * resets the controller: there is nothing to be ended early from here. Runs on the queue's core.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bdev/nvme/pass_internal.h"
+#include "bdev/nvme/status.h"
+#include "reactor/control.h"
+
+/* Of a command that the kernel took back when it reset the controller: it may be sent again. */
+enum { HOST_ABORTED = NVME_STATUS(NVME_SCT_PATH, 0x71) };
+
+static struct pass_queue *queue_of(struct nvme_queue *base)
+{
+	return container_of(base, struct pass_queue, base);
+}
+
+/* ---- Beginning and end ---- */
+
+static void lay_out_commands(struct nvme_queue *base)
+{
+	base->free = NULL;
+	for (unsigned i = base->depth; i-- > 0;) {
+		struct nvme_command *command = &base->commands[i];
+		command->index = (uint16_t)i;
+		command->queue = base;
+		command->next_free = base->free;
+		base->free = command;
+	}
+	TAILQ_INIT(&base->waiting);
+}
+
+static struct pass_queue *make(struct nvme_namespace *ns)
+{
+	struct pass *pass = pass_of(ns->controller);
+	struct pass_queue *queue = calloc(1, sizeof(*queue));
+	if (!queue)
+		return NULL;
+	queue->base.transport = ns->transport;
+	queue->base.reactor = reactor_self;
+	queue->base.depth = PASS_QUEUE_COMMANDS;
+	queue->base.commands = calloc(PASS_QUEUE_COMMANDS, sizeof(*queue->base.commands));
+	queue->ring =
+		queue->base.commands ? pass_ring_get(pass->polled, PASS_QUEUE_COMMANDS) : NULL;
+	if (!queue->ring) {
+		free(queue->base.commands);
+		free(queue);
+		return NULL;
+	}
+	queue->pass = pass;
+	queue->target.fd = pass->fd;
+	queue->target.fixed = pass->fixed;
+	queue->target.slot = uring_file_add(&queue->ring->uring, pass->fd);
+	lay_out_commands(&queue->base);
+	return queue;
+}
+
+struct nvme_queue *pass_queue_get(struct nvme_namespace *ns)
+{
+	struct pass_queue **queue = &pass_of(ns->controller)->queues[reactor_self->index];
+	if (!*queue)
+		*queue = make(ns);
+	if (!*queue)
+		return NULL;
+	(*queue)->users++;
+	return &(*queue)->base;
+}
+
+void pass_queue_put(struct nvme_queue *base)
+{
+	struct pass_queue *queue = queue_of(base);
+	reactor_assert_owner(base->reactor);
+	if (--queue->users)
+		return;
+	queue->pass->queues[base->reactor->index] = NULL;
+	if (queue->target.slot >= 0)
+		uring_file_remove(&queue->ring->uring, queue->target.slot);
+	pass_ring_put(queue->ring, PASS_QUEUE_COMMANDS);
+	free(base->commands);
+	free(queue);
+}
+
+/* ---- Commands ---- */
+
+int pass_queue_issue(struct nvme_queue *base, struct nvme_command *command)
+{
+	struct pass_queue *queue = queue_of(base);
+	reactor_assert_owner(base->reactor);
+	if (unlikely(atomic_load_explicit(&queue->pass->lost, memory_order_relaxed)))
+		return -ENODEV;
+	command->issued = base->reactor->now;
+	queue->sent_fixed[command->index] = queue->target.fixed;
+	base->inflight++;
+	pass_ring_command(queue->ring, command, &queue->target);
+	return 0;
+}
+
+void pass_queue_abort(struct nvme_queue *base, struct nvme_command *command)
+{
+}
+
+static void tell_lost(void *arg)
+{
+	struct pass *pass = arg;
+	nvme_controller_gone(&pass->base);
+}
+
+void pass_completed(struct nvme_command *command, int status, uint32_t result)
+{
+	struct pass_queue *queue = queue_of(command->queue);
+	/* some kernels count the pieces of all that is registered, not of the command: without,
+	 * then */
+	if (unlikely(status == -EINVAL) && queue->sent_fixed[command->index]) {
+		queue->sent_fixed[command->index] = queue->target.fixed = false;
+		pass_ring_command(queue->ring, command, &queue->target);
+		return;
+	}
+	queue->base.inflight--;
+	if (unlikely(status == -EINTR))
+		status = HOST_ABORTED;
+	/* the channel, hence the controller, is there until this message has been taken: its
+	 * closing comes behind it */
+	if (unlikely(status == -ENODEV) && !atomic_exchange(&queue->pass->lost, true))
+		control_send(tell_lost, queue->pass);
+	command->done(command, status, result);
+}

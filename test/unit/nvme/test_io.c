@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The half of NVMe that all transports share, on a transport that the test plays: how requests are
+ * cut, what they wait for, how they end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+
+#include "bdev/nvme/controller.h"
+#include "bdev/nvme/io.h"
+#include "bdev/nvme/namespace.h"
+#include "fake/reactor.h"
+
+enum { DEPTH = 4, MDTS_BYTES = 64 << 10, ISSUED_MAX = 4096, DISK_BYTES = 1 << 30 };
+
+/* ---- A transport ---- */
+
+static struct {
+	struct nvme_queue queue;
+	struct nvme_command commands[DEPTH];
+	struct nvme_command *flying[DEPTH];
+	struct nvme_sqe seen[ISSUED_MAX];
+	uint32_t bytes[ISSUED_MAX];
+	unsigned count, flying_count, aborts;
+	bool gone;
+} device;
+
+static struct nvme_queue *queue_get(struct nvme_namespace *ns)
+{
+	return &device.queue;
+}
+
+static void queue_put(struct nvme_queue *queue)
+{
+}
+
+/* What a device could not do with the payload fails the test. */
+static void check_payload(const struct nvme_command *command)
+{
+	uint32_t bytes = 0;
+	for (unsigned i = 0; i < command->iovcnt; i++) {
+		uintptr_t begin = (uintptr_t)command->iov[i].iov_base;
+		if (i)
+			assert_int_equal(begin % NVME_PAGE_BYTES, 0);
+		if (i + 1u < command->iovcnt)
+			assert_int_equal((begin + command->iov[i].iov_len) % NVME_PAGE_BYTES, 0);
+		bytes += command->iov[i].iov_len;
+	}
+	assert_int_equal(bytes, command->bytes);
+}
+
+static int issue(struct nvme_queue *queue, struct nvme_command *command)
+{
+	if (device.gone)
+		return -ENODEV;
+	check_payload(command);
+	assert_true(device.count < ISSUED_MAX && device.flying_count < DEPTH);
+	device.bytes[device.count] = command->bytes;
+	device.seen[device.count++] = command->sqe;
+	device.flying[device.flying_count++] = command;
+	return 0;
+}
+
+static void transport_abort(struct nvme_queue *queue, struct nvme_command *command)
+{
+	device.aborts++;
+}
+
+static const struct nvme_transport transport = {
+	.name = "test",
+	.queue_get = queue_get,
+	.queue_put = queue_put,
+	.issue = issue,
+	.abort = transport_abort,
+};
+
+/* The bdev is never registered here: nothing leaves. */
+void nvme_controller_leave(struct nvme_namespace *ns)
+{
+}
+
+/* Ends the command that has been in flight for the longest time. */
+static void end_one(int status)
+{
+	assert_true(device.flying_count > 0);
+	struct nvme_command *command = device.flying[0];
+	memmove(device.flying, device.flying + 1, --device.flying_count * sizeof(command));
+	command->done(command, status, 0);
+}
+
+static void end_all(int status)
+{
+	while (device.flying_count)
+		end_one(status);
+}
+
+/* ---- A namespace ---- */
+
+static struct nvme_controller controller;
+static struct nvme_namespace *ns;
+static struct bdev_channel *ch;
+static uint8_t *memory;
+
+static struct nvme_identify_namespace identity_of(uint8_t shift)
+{
+	struct nvme_identify_namespace identity = {
+		.size = DISK_BYTES >> shift,
+		.deallocate = 1 | 1 << 3,
+	};
+	identity.lba_formats[0].data_shift = shift;
+	return identity;
+}
+
+static void start(uint8_t shift, uint16_t oncs)
+{
+	char why[NVME_WHY_BYTES];
+	struct nvme_identify_namespace identity = identity_of(shift);
+	fake_start(1);
+	memset(&device, 0, sizeof(device));
+	device.queue = (struct nvme_queue){
+		.transport = &transport,
+		.reactor = reactor_self,
+		.commands = device.commands,
+		.depth = DEPTH,
+	};
+	TAILQ_INIT(&device.queue.waiting);
+	for (unsigned i = 0; i < DEPTH; i++) {
+		device.commands[i].index = (uint16_t)i;
+		device.commands[i].queue = &device.queue;
+		device.commands[i].next_free = device.queue.free;
+		device.queue.free = &device.commands[i];
+	}
+	memset(&controller, 0, sizeof(controller));
+	controller.transport = &transport;
+	controller.identify.oncs = oncs;
+	controller.identify.vwc = 1;
+	TAILQ_INIT(&controller.namespaces);
+	assert_int_equal(nvme_namespace_add(&controller, 1, &identity, MDTS_BYTES, &ns, why), 0);
+	ch = calloc(1, sizeof(*ch) + ns->bdev.type->channel_ctx_bytes);
+	ch->bdev = &ns->bdev;
+	ch->type = ns->bdev.type;
+	ch->reactor = reactor_self;
+	assert_int_equal(ch->type->channel_open(ch), 0);
+	memory = aligned_alloc(NVME_PAGE_BYTES, 2 << 20);
+	memset(memory, 0, 2 << 20);
+}
+
+static void stop(void)
+{
+	assert_int_equal(ch->inflight, 0);
+	ch->type->channel_close(ch);
+	free(ch);
+	free(memory);
+	nvme_namespace_unlink(ns);
+	nvme_namespace_free(ns);
+	fake_stop();
+}
+
+static unsigned done_count;
+
+static void request_done(struct bdev_io *io)
+{
+	done_count++;
+}
+
+static void submit(struct bdev_io *io, enum bdev_op op, uint64_t offset, uint64_t length,
+		   uint8_t flags)
+{
+	*io = (struct bdev_io){.op = op, .offset = offset, .length = length, .flags = flags};
+	io->done = request_done;
+	bdev_submit(ch, io);
+}
+
+static void submit_rw(struct bdev_io *io, struct iovec *iov, enum bdev_op op, uint64_t offset,
+		      uint64_t length, uint8_t flags)
+{
+	*io = (struct bdev_io){.op = op, .offset = offset, .length = length, .flags = flags};
+	*iov = (struct iovec){memory, length};
+	io->iov = iov;
+	io->iovcnt = 1;
+	io->done = request_done;
+	bdev_submit(ch, io);
+}
+
+static uint64_t lba_of(const struct nvme_sqe *sqe)
+{
+	return sqe->cdw10 | (uint64_t)sqe->cdw11 << 32;
+}
+
+static const uint16_t all_oncs = NVME_ONCS_DSM | NVME_ONCS_WRITE_ZEROES;
+
+/* Commands of a READ or WRITE cover [offset, offset + length) once, in order. */
+static void check_covered(uint64_t offset, uint64_t length)
+{
+	uint64_t at = offset;
+	for (unsigned i = 0; i < device.count; i++) {
+		uint32_t blocks = (device.seen[i].cdw12 & 0xffff) + 1;
+		assert_int_equal(lba_of(&device.seen[i]) << ns->block_shift, at);
+		assert_int_equal(blocks << ns->block_shift, device.bytes[i]);
+		assert_true(device.bytes[i] <= MDTS_BYTES);
+		at += device.bytes[i];
+	}
+	assert_int_equal(at, offset + length);
+}
+
+static void one_length(uint64_t offset, uint64_t length)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	device.count = done_count = 0;
+	submit_rw(&io, &iov, BDEV_READ, offset, length, 0);
+	end_all(0);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, 0);
+	check_covered(offset, length);
+	assert_int_equal(device.count, (length + MDTS_BYTES - 1) / MDTS_BYTES);
+}
+
+static void every_length(uint8_t shift)
+{
+	uint64_t block = 1ull << shift;
+	start(shift, all_oncs);
+	for (uint64_t blocks = 1; blocks <= 64; blocks++)
+		one_length(7 * block, blocks * block);
+	for (uint64_t edge = MDTS_BYTES; edge < BDEV_IO_MAX_BYTES; edge += MDTS_BYTES) {
+		one_length(0, edge - block);
+		one_length(0, edge);
+		one_length(0, edge + block);
+	}
+	one_length(DISK_BYTES - BDEV_IO_MAX_BYTES, BDEV_IO_MAX_BYTES);
+	stop();
+}
+
+static void test_lengths_512(void **state)
+{
+	every_length(9);
+}
+
+static void test_lengths_4096(void **state)
+{
+	every_length(12);
+}
+
+/* Pieces that PRPs can not join are cut apart (check_payload()), and all is covered. */
+static void test_pieces(void **state)
+{
+	struct bdev_io io;
+	struct iovec iov[3];
+	start(9, all_oncs);
+	iov[0] = (struct iovec){memory + 512, 4096};
+	iov[1] = (struct iovec){memory + 8192, 8192};
+	iov[2] = (struct iovec){memory + 32768, 1024};
+	io = (struct bdev_io){.op = BDEV_WRITE, .length = 13312, .iov = iov, .iovcnt = 3};
+	io.done = request_done;
+	done_count = 0;
+	bdev_submit(ch, &io);
+	end_all(0);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, 0);
+	check_covered(0, 13312);
+	assert_int_equal(device.count, 2);
+	stop();
+}
+
+/* More commands than there are: those of the first request go first. */
+static void test_waiting(void **state)
+{
+	struct bdev_io first, second;
+	struct iovec iovs[2];
+	start(9, all_oncs);
+	done_count = 0;
+	submit_rw(&first, &iovs[0], BDEV_WRITE, 0, 6 * MDTS_BYTES, BDEV_FUA);
+	submit_rw(&second, &iovs[1], BDEV_READ, 1 << 20, 512, 0);
+	assert_int_equal(device.count, DEPTH);
+	end_one(0);
+	end_one(0);
+	assert_int_equal(device.count, DEPTH + 2);
+	assert_int_equal(device.seen[DEPTH + 1].opcode, NVME_WRITE);
+	end_one(0);
+	assert_int_equal(device.seen[DEPTH + 2].opcode, NVME_READ);
+	end_all(0);
+	assert_int_equal(done_count, 2);
+	for (unsigned i = 0; i < 6; i++)
+		assert_true(device.seen[i].cdw12 & NVME_RW_FUA);
+	assert_false(device.seen[6].cdw12 & NVME_RW_FUA);
+	stop();
+}
+
+static void test_zeroes(void **state)
+{
+	struct bdev_io io;
+	start(9, all_oncs);
+	done_count = 0;
+	submit(&io, BDEV_WRITE_ZEROES, 512, 65536ull * 512 + 512, 0);
+	end_all(0);
+	assert_int_equal(device.count, 2);
+	assert_int_equal(device.seen[0].opcode, NVME_WRITE_ZEROES);
+	assert_int_equal(device.seen[0].cdw12, 0xffff | NVME_RW_DEALLOCATE);
+	assert_int_equal(lba_of(&device.seen[1]), 65537);
+	assert_int_equal(device.seen[1].cdw12, NVME_RW_DEALLOCATE);
+	submit(&io, BDEV_WRITE_ZEROES, 0, 512, BDEV_NO_HOLE | BDEV_FUA);
+	end_all(0);
+	assert_int_equal(device.seen[2].cdw12, NVME_RW_FUA);
+	assert_int_equal(done_count, 2);
+	stop();
+}
+
+/* A device without the command is written to; that is not fast, and there is no TRIM. */
+static void test_without_commands(void **state)
+{
+	struct bdev_io io;
+	start(12, 0);
+	done_count = 0;
+	submit(&io, BDEV_WRITE_ZEROES, 4096, 3 * MDTS_BYTES, 0);
+	end_all(0);
+	assert_int_equal(io.status, 0);
+	assert_int_equal(device.seen[0].opcode, NVME_WRITE);
+	check_covered(4096, 3 * MDTS_BYTES);
+	submit(&io, BDEV_WRITE_ZEROES, 0, 4096, BDEV_FAST_ZERO);
+	assert_int_equal(io.status, -ENOTSUP);
+	submit(&io, BDEV_TRIM, 0, 4096, 0);
+	assert_int_equal(io.status, -EOPNOTSUPP);
+	assert_int_equal(done_count, 3);
+	stop();
+}
+
+/* TRIM with FUA: the FLUSH comes when the trimming has ended. */
+static void test_trim(void **state)
+{
+	struct bdev_io io;
+	start(9, all_oncs);
+	done_count = 0;
+	submit(&io, BDEV_TRIM, 1 << 20, 8 << 20, BDEV_FUA);
+	assert_int_equal(device.count, 1);
+	assert_int_equal(device.seen[0].opcode, NVME_DSM);
+	assert_int_equal(device.seen[0].cdw11, NVME_DSM_DEALLOCATE);
+	const struct nvme_dsm_range *range = device.flying[0]->iov[0].iov_base;
+	assert_int_equal(range->lba, 2048);
+	assert_int_equal(range->blocks, 16384);
+	end_one(0);
+	assert_int_equal(done_count, 0);
+	assert_int_equal(device.seen[1].opcode, NVME_FLUSH);
+	end_one(0);
+	assert_int_equal(done_count, 1);
+	submit(&io, BDEV_FLUSH, 0, 0, 0);
+	assert_int_equal(device.seen[2].opcode, NVME_FLUSH);
+	end_one(0);
+	ns->write_cache = false;
+	submit(&io, BDEV_FLUSH, 0, 0, 0);
+	assert_int_equal(device.count, 3);
+	assert_int_equal(done_count, 3);
+	stop();
+}
+
+/* A status, what the request ends with, and how often the command is sent. */
+static void one_status(int status, int error, unsigned sent)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	device.count = done_count = 0;
+	submit_rw(&io, &iov, BDEV_WRITE, 0, 512, 0);
+	end_all(status);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, error);
+	assert_int_equal(device.count, sent);
+}
+
+static void test_statuses(void **state)
+{
+	const unsigned tries = 1 + NVME_RETRIES_MAX;
+	start(9, all_oncs);
+	one_status(NVME_SC_CAPACITY_EXCEEDED, -ENOSPC, 1);
+	one_status(NVME_SC_LBA_OUT_OF_RANGE, -ENOSPC, 1);
+	one_status(NVME_SC_NAMESPACE_WRITE_PROTECTED, -EPERM, 1);
+	one_status(NVME_SC_INVALID_NAMESPACE, -ENODEV, 1);
+	one_status(NVME_SC_ABORT_REQUESTED, -ECANCELED, 1);
+	one_status(NVME_SC_INVALID_FIELD, -EINVAL, 1);
+	one_status(NVME_SC_WRITE_FAULT, -EIO, tries);
+	one_status(NVME_SC_WRITE_FAULT | NVME_STATUS_DNR, -EIO, 1);
+	one_status(NVME_STATUS(NVME_SCT_PATH, 0x71), -EIO, tries);
+	one_status(NVME_STATUS(NVME_SCT_VENDOR, 0x12), -EIO, 1);
+	one_status(-ENODEV, -ENODEV, 1);
+	assert_true(ns->errors[0].by_type[NVME_SCT_MEDIA] > 0);
+	assert_int_equal(ns->errors[0].no_status, 1);
+	assert_int_equal(ns->errors[0].retries, 2 * NVME_RETRIES_MAX);
+	device.gone = true;
+	device.count = done_count = 0;
+	struct bdev_io io;
+	struct iovec iov;
+	submit_rw(&io, &iov, BDEV_READ, 0, 512, 0);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, -ENODEV);
+	stop();
+}
+
+/* One of several commands fails: the others are waited for, no more are made. */
+static void test_one_of_many_fails(void **state)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	start(9, all_oncs);
+	done_count = 0;
+	submit_rw(&io, &iov, BDEV_READ, 0, 8 * MDTS_BYTES, 0);
+	end_one(NVME_SC_UNRECOVERED_READ | NVME_STATUS_DNR);
+	assert_int_equal(done_count, 0);
+	end_all(0);
+	assert_int_equal(device.count, DEPTH);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, -EIO);
+	stop();
+}
+
+/* The one that waits ends at once, the other when the device lets go of it. */
+static void test_abort(void **state)
+{
+	struct bdev_io flies, waits;
+	struct iovec iovs[2];
+	start(9, all_oncs);
+	done_count = 0;
+	submit_rw(&flies, &iovs[0], BDEV_READ, 0, DEPTH * MDTS_BYTES, 0);
+	submit_rw(&waits, &iovs[1], BDEV_READ, 0, 512, 0);
+	ch->type->abort(ch, &waits);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(waits.status, -ETIMEDOUT);
+	ch->type->abort(ch, &flies);
+	assert_int_equal(device.aborts, DEPTH);
+	assert_int_equal(done_count, 1);
+	end_all(NVME_SC_ABORT_REQUESTED);
+	assert_int_equal(done_count, 2);
+	assert_int_equal(flies.status, -ETIMEDOUT);
+	stop();
+}
+
+static int refusal(const struct nvme_identify_namespace *identity, const char *words)
+{
+	char why[NVME_WHY_BYTES] = "";
+	struct nvme_namespace *none;
+	int error = nvme_namespace_add(&controller, 2, identity, 0, &none, why);
+	assert_non_null(strstr(why, words));
+	return error;
+}
+
+static void test_formats(void **state)
+{
+	struct nvme_identify_namespace identity = identity_of(9);
+	start(9, all_oncs);
+	identity.lba_formats[0].metadata_bytes = 8;
+	assert_int_equal(refusal(&identity, "metadata"), -ENOTSUP);
+	identity = identity_of(9);
+	identity.protection = 1;
+	assert_int_equal(refusal(&identity, "protection"), -ENOTSUP);
+	identity = identity_of(8);
+	assert_int_equal(refusal(&identity, "2^8"), -ENOTSUP);
+	identity = identity_of(9);
+	identity.size = 0;
+	assert_int_equal(refusal(&identity, "0 blocks"), -EINVAL);
+	stop();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lengths_512),
+		cmocka_unit_test(test_lengths_4096),
+		cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_waiting),
+		cmocka_unit_test(test_zeroes),
+		cmocka_unit_test(test_without_commands),
+		cmocka_unit_test(test_trim),
+		cmocka_unit_test(test_statuses),
+		cmocka_unit_test(test_one_of_many_fails),
+		cmocka_unit_test(test_abort),
+		cmocka_unit_test(test_formats),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,165 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Namespaces of the kernel's NVMe driver by passthrough: what is written through NBD is read back through
+# NBD and by the kernel's own disk; blocks of 512 and 4096 bytes; flushes, FUA, zeroes, trims; what is
+# refused. usage: nvme_pass.sh polled|interrupts. With poll queues no interrupt is taken for data. The
+# third controller's format has metadata, the fourth is mounted.
+. /vm/guest.sh
+
+mode=$1
+sock=/tmp/nbd.sock
+rpc_sock=/tmp/rpc.sock
+
+# rpc METHOD [PARAMS]
+rpc() {
+	rpc_params=${2:-}
+	[ -z "$rpc_params" ] || rpc_params=",\"params\":$rpc_params"
+	echo "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"$1\"$rpc_params}" |
+		socat -t 60 - UNIX-CONNECT:$rpc_sock
+}
+
+# works METHOD [PARAMS]: it is answered without an error
+works() {
+	rpc "$@" >/tmp/answer
+	cat /tmp/answer
+	grep -q '"result"' /tmp/answer
+}
+
+# says WORDS PATH: attaching it is refused in these words
+says() {
+	rpc bdev_nvme_attach_controller \
+		"{\"name\":\"X\",\"trtype\":\"passthrough\",\"traddr\":\"$2\"}" >/tmp/answer
+	cat /tmp/answer
+	grep '"error"' /tmp/answer | grep -q "$1"
+}
+
+# tells WORDS METHOD [PARAMS]
+tells() {
+	words=$1
+	shift
+	works "$@" && grep -q "$words" /tmp/answer
+}
+
+uri() {
+	echo "nbd+unix:///$1?socket=$sock"
+}
+
+# serve OPTIONS AND SPECS
+serve() {
+	rm -f $sock $rpc_sock
+	pollux --memory 32M -r $rpc_sock -l unix://$sock "$@" >>/tmp/pollux.log 2>&1 &
+	server=$!
+	until_true 60 test -S $rpc_sock && until_true 60 test -S $sock
+}
+
+stop() {
+	kill $server
+	wait $server
+	check "$1: pollux ends with status 0" test $? = 0
+}
+
+qemu_io() {
+	disk=$1
+	shift
+	qemu-io -f raw "$@" "$(uri "$disk")" >/tmp/qemu-io.log 2>&1 || { cat /tmp/qemu-io.log; return 1; }
+	cat /tmp/qemu-io.log
+	! grep -i 'failed\|error' /tmp/qemu-io.log
+}
+
+copies() {
+	check "$1: copy in" nbdcopy --flush /tmp/image "$(uri "$1")"
+	rm -f /tmp/back
+	check "$1: copy out" nbdcopy "$(uri "$1")" /tmp/back
+	check "$1: the same" cmp -n 8388608 /tmp/image /tmp/back
+	rm -f /tmp/back
+}
+
+verified() {
+	disk=$1
+	shift
+	pollux-perf "$(uri "$disk")" --rw randrw --verify --quiet "$@"
+}
+
+# Odd places and lengths, FUA, zeroes and holes, behind what copies() has written.
+commands() {
+	check "$1: every command" qemu_io "$1" -c 'write -P 0x5a 9000003 70001' \
+		-c 'write -f -P 0xa5 10M 4k' -c 'write -P 0x33 12M 2M' -c 'write -z 12M 512k' \
+		-c 'write -zu 13M 64k' -c 'write -fzu 13M 4k' -c 'discard 11M 512k' -c flush \
+		-c 'read -P 0x5a 9000003 70001' -c 'read -P 0xa5 10M 4k' -c 'read -P 0 12M 512k' \
+		-c 'read -P 0 13M 64k' -c "read -P 0x33 $((13 * 1048576 + 65536)) 900k"
+}
+
+# the device's queues' interrupts, but those of the admin queue
+interrupts() {
+	awk '/nvme0q[1-9]/ { for (i = 2; i <= 3; i++) sum += $i } END { print sum + 0 }' /proc/interrupts
+}
+
+# what the kernel's own disk holds; direct: not what its page cache remembers
+kernel_sees() {
+	dd if="$1" of=/tmp/seen bs=1M count=16 iflag=direct 2>/dev/null
+	check "$1 holds what was written through NBD" cmp -n 8388608 /tmp/image /tmp/seen
+	check "$1: with FUA" cmp -n 4096 -i 10485760:0 /tmp/seen /tmp/fua
+	check "$1: zeroes" cmp -n 524288 -i 12582912:0 /tmp/seen /dev/zero
+	rm -f /tmp/seen
+}
+
+idle_ticks() {
+	set -- $(cut -d ' ' -f 14,15 /proc/$server/stat)
+	idle_before=$(($1 + $2))
+	sleep 2
+	set -- $(cut -d ' ' -f 14,15 /proc/$server/stat)
+	[ $(($1 + $2 - idle_before)) -lt 20 ] || { echo "$idle_before, then $1 $2"; return 1; }
+}
+
+need "disks appear" until_true 60 test -c /dev/ng0n1 -a -c /dev/ng1n1 -a -b /dev/nvme0n1
+dd if=/dev/urandom of=/tmp/image bs=1M count=8 2>/dev/null
+head -c 4096 /dev/zero | tr '\0' '\245' >/tmp/fua
+
+# ---- What is refused, and in which words ----
+if [ "$mode" = polled ]; then
+	need "pollux starts" serve --cores 0 null:1M
+	check "no such device" says 'there is no /dev/ng9n1' /dev/ng9n1
+	check "not NVMe" says 'no NVMe namespace' /dev/null
+	check "a controller, no namespace" says 'no NVMe namespace' /dev/nvme0
+	check "a format with metadata" says 'metadata' /dev/ng2n1
+	mkfs.ext4 -q /dev/nvme1n1
+	mount -t ext4 /dev/nvme1n1 /mnt
+	check "a disk that is mounted" says 'mounted or in use' /dev/ng1n1
+	umount /mnt
+	check "not mounted any more" works bdev_nvme_attach_controller \
+		'{"name":"Nvme7","trtype":"passthrough","traddr":"/dev/nvme1n1"}'
+	refuses "nobody mounts it meanwhile" mount -t ext4 /dev/nvme1n1 /mnt
+	check "its health" tells temperature_celsius bdev_nvme_get_controller_health_info \
+		'{"name":"Nvme7"}'
+	check "detached" works bdev_nvme_detach_controller '{"name":"Nvme7"}'
+	check "it can be mounted again" mount -t ext4 /dev/nvme1n1 /mnt
+	umount /mnt
+	stop "refusals"
+fi
+
+# ---- Data ----
+need "pollux starts" serve --cores 0-1 small=nvme:/dev/ng0n1 large=nvme:/dev/nvme1n1
+before=$(interrupts)
+for disk in small large; do
+	copies $disk
+	check "$disk: verified" verified $disk --bs 4k --requests 300 --iodepth 16 --offset 14M --size 2M
+	check "$disk: verified, large" verified $disk --bs 1M --requests 6 --iodepth 2 --offset 14M --size 2M
+done
+after=$(interrupts)
+if [ "$mode" = polled ]; then
+	check "polled, it says" tells '"polled":true' bdev_nvme_get_controllers
+	check "few interrupts: those of flushes, which have no data" test $((after - before)) -le 20
+else
+	check "by interrupts, it says" tells '"polled":false' bdev_nvme_get_controllers
+	check "interrupts count" more "$before" "$after"
+fi
+commands small
+commands large
+check "no error was counted" tells '"generic":0' bdev_get_iostat '{"name":"Nvme0n1"}'
+check "an idle target sleeps: under 0.2 s in 2" idle_ticks
+stop data
+kernel_sees /dev/nvme0n1
+kernel_sees /dev/nvme1n1
+check "the kernel has nothing to complain of" not sh -c 'dmesg | grep -i "nvme.*\(error\|timeout\)"'
+check "no sanitizer has a complaint" not grep 'ERROR: .*Sanitizer\|runtime error' /tmp/pollux.log
+conclude
