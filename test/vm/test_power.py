@@ -41,6 +41,7 @@ TARGETS = (
     Target("file", "--disk", "file:/mnt/{}/disk.img", "disk.img"),
     Target("cached-file", "--disk", "file:/mnt/{}/disk.img?direct=off", "disk.img"),
     Target("nvme", "--nvme", "file:/dev/{}", fua=False),
+    Target("passthrough", "--nvme", "nvme:/dev/{}", fua=False),
     Target("vfio", "--nvme", "nvme:0000:00:10.0/n1", fua=False, pci="0000:00:10.0"),
 )
 

@@ -105,29 +105,25 @@ static size_t take_requests(struct connection *conn, const uint8_t *bytes, size_
 			taken += n;
 			if (n)
 				continue;
-		}
-		if (conn->head_have || left < head_bytes) {
-			size_t n = MIN_OF(head_bytes - conn->head_have, left);
-			if (n)
-				memcpy(conn->head + conn->head_have, head, n);
-			conn->head_have += n;
-			taken += n;
-			if (conn->head_have < head_bytes) {
-				check_magic(conn);
+			if (left >= head_bytes) {
+				conn->starved |= conn->inflight >= credit_limit(conn);
 				break;
 			}
-			head = conn->head;
 		}
-		if (conn->inflight >= credit_limit(conn)) {
-			conn->starved = true;
+		/* a header that comes in pieces, or waits without any byte behind it */
+		size_t n = MIN_OF(head_bytes - conn->head_have, left);
+		if (n)
+			memcpy(conn->head + conn->head_have, head, n);
+		conn->head_have += n;
+		taken += n;
+		if (conn->head_have < head_bytes) {
+			check_magic(conn);
 			break;
 		}
-		if (!command_begin(conn, head))
+		conn->starved |= conn->inflight >= credit_limit(conn);
+		if (conn->starved || !command_begin(conn, conn->head))
 			break;
-		if (conn->head_have)
-			conn->head_have = 0;
-		else
-			taken += head_bytes;
+		conn->head_have = 0;
 	}
 	return taken;
 }
