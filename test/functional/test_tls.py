@@ -110,7 +110,7 @@ class Modes(TlsTest):
     def test_connection_tells(self):
         target = self.start_x509("--tls-verify-peer")
         client = self.open(target).go()
-        tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+        tls = self.told(target)
         self.assertEqual((tls["version"], tls["client"]), ("TLS1.3", "client one"))
         self.assertTrue(tls["cipher"] and tls["key_exchange"])
         client.read(0, 1)
@@ -281,7 +281,7 @@ class Refusals(TlsTest):
         target.rpc("listener_create", uri=f"unix://{path}", tls_credentials="p")
         with rawnbd.Client(("unix", path)) as client:
             client.greeting().starttls(context()).go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+            tls = self.told(target)
             self.assertEqual(tls["cipher"], "AES-256-GCM")
 
     def check_psk(self, target, path, user, log, **keys):

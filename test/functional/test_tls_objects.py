@@ -187,8 +187,7 @@ class Kernel(TlsTest):
         self.assertIs(told["kernel"], there)
         with self.open(target) as client:
             client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")
-                    if told["state"] == "transmission"]
+            tls = self.told(target)
             self.assertIs(tls["kernel"], there)
             self.assertEqual(tls["client"], "client one")
             self.assertRegex(tls["version"], r"^TLS1\.3$")
@@ -215,7 +214,7 @@ class Kernel(TlsTest):
         target = self.start_x509("--tls-kernel")
         with self.open(target) as client:
             client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+            tls = self.told(target)
             self.assertIs(tls["kernel"], False)
             client.write(0, b"x" * 70000)
             self.assertEqual(client.read(0, 70000), b"x" * 70000)
@@ -224,7 +223,7 @@ class Kernel(TlsTest):
         target = self.start_x509("--tls-priority", "NORMAL:-CIPHER-ALL:+AES-256-GCM")
         with self.open(target) as client:
             client.go()
-            tls, = [told["tls"] for told in target.rpc("connection_get_connections")]
+            tls = self.told(target)
             self.assertEqual(tls["cipher"], "AES-256-GCM")
 
 

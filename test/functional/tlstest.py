@@ -83,6 +83,14 @@ class TlsTest(harness.TargetTest):
         """A raw client inside TLS, before GO."""
         return target.client(**kw).greeting().starttls(ssl_context or context())
 
+    @staticmethod
+    def told(target):
+        """What connection_get_connections tells of the TLS of the only client; the one that start()
+        has tried the target with may not be gone yet."""
+        tls, = [told["tls"] for told in target.rpc("connection_get_connections")
+                if told["state"] == "transmission"]
+        return tls
+
     def serves_tls(self, target, ssl_context=None, name=""):
         """Another client gets through: handshakes, WRITE, READ."""
         self.assertTrue(target.alive(), "the target has died:\n" + target.log())

@@ -84,6 +84,7 @@ static struct writer {
 	bool busy;
 } writers[WRITERS];
 static _Atomic uint64_t writers_done;
+static _Atomic uint64_t requests_done; /* what shows that it goes on, however slow the machine */
 
 static void writer_next(struct writer *writer);
 
@@ -94,6 +95,7 @@ static void writer_done(struct bdev_io *io)
 	check(writer->busy && io->status == 0);
 	check(reactor_self->index == writer->index % REACTORS);
 	writer->busy = false;
+	atomic_fetch_add_explicit(&requests_done, 1, memory_order_relaxed);
 	if (io->op == BDEV_READ)
 		check(!memcmp(at, writer->bytes, io->length));
 	else if (io->op == BDEV_WRITE)
@@ -139,6 +141,7 @@ static void writers_begin(void *arg)
 static void arm_writers(unsigned requests)
 {
 	atomic_store(&writers_done, 0);
+	atomic_store(&requests_done, 0);
 	for (unsigned i = 0; i < WRITERS; i++) {
 		writers[i].index = i;
 		writers[i].left = requests;
@@ -164,6 +167,7 @@ static void test_no_neighbour_is_lost(void **state)
 {
 	open_channels();
 	arm_writers(3000 * support_effort());
+	wait_for_count(&requests_done, (uint64_t)WRITERS * 3000 * support_effort());
 	wait_for_count(&writers_done, WRITERS);
 	settle();
 	close_channels();
