@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * controller: attaching, detaching, and the list of what is attached. An attachment or departure that is
- * under way is in `moves`: meanwhile nobody else may have the address.
+ * controller: attaching, detaching, and the list of what is attached. An attachment or departure
+ * that is under way is in `moves`: meanwhile nobody else may have the address.
  */
 #include "bdev/nvme/controller.h"
 
@@ -27,8 +27,7 @@ struct attachment {
 	struct nvme_controller *controller;
 	int error;
 	char why[NVME_WHY_BYTES];
-	void (*attached)(void *arg, struct nvme_controller *controller, int error,
-			 const char *why);
+	void (*attached)(void *arg, struct nvme_controller *controller, int error, const char *why);
 	void *arg;
 };
 
@@ -36,7 +35,8 @@ struct nvme_departure {
 	struct move move;
 	struct nvme_controller *controller;
 	const struct nvme_transport *transport;
-	struct nvme_namespace *last; /* its bdev ends with the controller; NULL: none was registered */
+	struct nvme_namespace
+		*last; /* its bdev ends with the controller; NULL: none was registered */
 	void (*detached)(void *arg, int error);
 	void *arg;
 };
@@ -59,7 +59,7 @@ struct nvme_controller *nvme_controller_next(const struct nvme_controller *contr
 struct nvme_controller *nvme_controller_find(const char *name)
 {
 	struct nvme_controller *controller;
-	TAILQ_FOREACH(controller, &controllers, link)
+	TAILQ_FOREACH (controller, &controllers, link)
 		if (!strcmp(controller->name, name))
 			return controller;
 	return NULL;
@@ -68,7 +68,7 @@ struct nvme_controller *nvme_controller_find(const char *name)
 struct nvme_controller *nvme_controller_at(const char *address)
 {
 	struct nvme_controller *controller;
-	TAILQ_FOREACH(controller, &controllers, link)
+	TAILQ_FOREACH (controller, &controllers, link)
 		if (!strcmp(controller->address, address))
 			return controller;
 	return NULL;
@@ -78,7 +78,7 @@ struct nvme_namespace *nvme_controller_namespace(const struct nvme_controller *c
 						 uint32_t nsid)
 {
 	struct nvme_namespace *ns;
-	TAILQ_FOREACH(ns, &controller->namespaces, link)
+	TAILQ_FOREACH (ns, &controller->namespaces, link)
 		if (ns->nsid == nsid)
 			return ns;
 	return NULL;
@@ -87,7 +87,7 @@ struct nvme_namespace *nvme_controller_namespace(const struct nvme_controller *c
 static bool is_moving(const char *address)
 {
 	const struct move *move;
-	TAILQ_FOREACH(move, &moves, link)
+	TAILQ_FOREACH (move, &moves, link)
 		if (!strcmp(move->address, address))
 			return true;
 	return false;
@@ -126,7 +126,8 @@ static void begin_departure(struct nvme_departure *departure)
 	control_work(depart_work, departed, departure);
 }
 
-/* Its last namespace has been unlinked. Without memory it stays open: nothing else is left to do. */
+/* Its last namespace has been unlinked. Without memory it stays open: nothing else is left to do.
+ */
 static void depart(struct nvme_controller *controller, struct nvme_namespace *last)
 {
 	struct nvme_departure *departure = calloc(1, sizeof(*departure));
@@ -183,10 +184,6 @@ void nvme_detach(struct nvme_controller *controller, void (*detached)(void *arg,
 	}
 }
 
-static void nobody_waits(void *arg, int error)
-{
-}
-
 void nvme_controller_gone(struct nvme_controller *controller)
 {
 	controller->gone = true;
@@ -194,7 +191,7 @@ void nvme_controller_gone(struct nvme_controller *controller)
 		return;
 	log_error("nvme", "%s (%s) is gone: its bdevs are removed", controller->name,
 		  controller->address);
-	nvme_detach(controller, nobody_waits, NULL);
+	nvme_detach(controller, NULL, NULL);
 }
 
 /* ---- Attachment ---- */
@@ -202,20 +199,14 @@ void nvme_controller_gone(struct nvme_controller *controller)
 static int check_name(const char *name, char why[NVME_WHY_BYTES])
 {
 	char first[NVME_CONTROLLER_NAME_BYTES + 16];
-	if (strlen(name) >= NVME_CONTROLLER_NAME_BYTES) {
-		snprintf(why, NVME_WHY_BYTES, "the name of a controller has at most %d bytes",
-			 NVME_CONTROLLER_NAME_BYTES - 1);
-		return -EINVAL;
-	}
-	if (nvme_controller_find(name)) {
-		snprintf(why, NVME_WHY_BYTES, "a controller named %s is attached already", name);
-		return -EEXIST;
-	}
+	if (strlen(name) >= NVME_CONTROLLER_NAME_BYTES)
+		return nvme_refuse(why, -EINVAL, "the name of a controller has at most %d bytes",
+				   NVME_CONTROLLER_NAME_BYTES - 1);
+	if (nvme_controller_find(name))
+		return nvme_refuse(why, -EEXIST, "a controller named %s is attached already", name);
 	snprintf(first, sizeof(first), "%sn1", name);
-	if (bdev_check_name(first) == -EINVAL) {
-		snprintf(why, NVME_WHY_BYTES, "'%s' is no name of a controller", name);
-		return -EINVAL;
-	}
+	if (bdev_check_name(first) == -EINVAL)
+		return nvme_refuse(why, -EINVAL, "'%s' is no name of a controller", name);
 	return 0;
 }
 
@@ -226,19 +217,14 @@ static int check(struct attachment *attachment, const struct nvme_attach_options
 	int error = options->name ? check_name(options->name, why) : 0;
 	if (error)
 		return error;
-	if (other) {
-		snprintf(why, NVME_WHY_BYTES, "%s is attached already, as %s", options->address,
-			 other->name);
-		return -EEXIST;
-	}
-	if (strlen(options->address) >= NVME_ADDRESS_BYTES) {
-		snprintf(why, NVME_WHY_BYTES, "the address is too long");
-		return -EINVAL;
-	}
-	if (is_moving(options->address)) {
-		snprintf(why, NVME_WHY_BYTES, "%s is being attached or detached", options->address);
-		return -EBUSY;
-	}
+	if (other)
+		return nvme_refuse(why, -EEXIST, "%s is attached already, as %s", options->address,
+				   other->name);
+	if (strlen(options->address) >= NVME_ADDRESS_BYTES)
+		return nvme_refuse(why, -EINVAL, "the address is too long");
+	if (is_moving(options->address))
+		return nvme_refuse(why, -EBUSY, "%s is being attached or detached",
+				   options->address);
 	attachment->transport = nvme_transport_of(options->address, why);
 	return attachment->transport ? 0 : -EINVAL;
 }
@@ -273,7 +259,7 @@ static void abandon(struct nvme_controller *controller, struct nvme_namespace *u
 	if (TAILQ_EMPTY(&controller->namespaces))
 		depart(controller, NULL);
 	else
-		nvme_detach(controller, nobody_waits, NULL);
+		nvme_detach(controller, NULL, NULL);
 }
 
 static void opened(void *arg)
@@ -295,7 +281,7 @@ static void opened(void *arg)
 	snprintf(controller->name, sizeof(controller->name), "%s", attachment->name);
 	snprintf(controller->address, sizeof(controller->address), "%s", attachment->move.address);
 	TAILQ_INSERT_TAIL(&controllers, controller, link);
-	TAILQ_FOREACH(ns, &controller->namespaces, link) {
+	TAILQ_FOREACH (ns, &controller->namespaces, link) {
 		struct bdev *bdev = &ns->bdev;
 		snprintf(bdev->name, sizeof(bdev->name), "%sn%u", controller->name, ns->nsid);
 		int error = bdev_register(bdev);
@@ -315,8 +301,8 @@ static void opened(void *arg)
 static void open_work(void *arg)
 {
 	struct attachment *attachment = arg;
-	attachment->error = attachment->transport->attach(
-		attachment->move.address, &attachment->controller, attachment->why);
+	attachment->error = attachment->transport->attach(attachment->move.address,
+							  &attachment->controller, attachment->why);
 	if (attachment->error)
 		attachment->controller = NULL;
 	else if (TAILQ_EMPTY(&attachment->controller->namespaces)) {

@@ -26,6 +26,7 @@ void nvme_attach(const struct nvme_attach_options *options,
 /*
  * Removes its bdevs, whoever uses them, and lets go of the device. detached(arg, 0) when all is done,
  * or detached(arg, -EBUSY): that is under way already.
+ * NULL, where it is not: nobody wants to know.
  */
 void nvme_detach(struct nvme_controller *controller, void (*detached)(void *arg, int error),
 		 void *arg);

@@ -20,7 +20,6 @@ enum {
 	DEALLOCATE_READS_MASK = 0x7,
 	DEALLOCATE_READS_ZEROES = 1,
 	DEALLOCATE_DEAC = 1 << 3,
-	PREFERRED_SIZES = 1 << 4,
 	VOLATILE_CACHE = 1,
 	/* Where the device has no limit: what one request can bring. */
 	TRANSFER_MAX_BYTES = BDEV_IO_MAX_BYTES,
@@ -101,8 +100,7 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 	ns->block_shift = format.data_shift;
 	ns->transfer_bytes_max = most & ~(block - 1);
 	ns->write_cache = controller->vwc & VOLATILE_CACHE;
-	ns->deallocate_zeroes = deallocated == DEALLOCATE_READS_ZEROES;
-	ns->deac = ns->deallocate_zeroes && identify->deallocate & DEALLOCATE_DEAC;
+	ns->deac = deallocated == DEALLOCATE_READS_ZEROES && identify->deallocate & DEALLOCATE_DEAC;
 	atomic_store(&bdev->size_bytes, identify->size << format.data_shift);
 	bdev->type = &bdev_nvme_type;
 	bdev->block_size = block;
@@ -147,8 +145,6 @@ int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
 void nvme_namespace_unlink(struct nvme_namespace *ns)
 {
 	TAILQ_REMOVE(&ns->controller->namespaces, ns, link);
-	if (ns->transport->namespace_free)
-		ns->transport->namespace_free(ns);
 	ns->controller = NULL;
 }
 
@@ -158,22 +154,12 @@ void nvme_namespace_free(struct nvme_namespace *ns)
 	free(ns);
 }
 
-void nvme_namespace_resized(struct nvme_namespace *ns, uint64_t blocks)
-{
-	uint64_t bytes = blocks << ns->block_shift;
-	if (blocks && blocks <= (uint64_t)INT64_MAX >> ns->block_shift &&
-	    atomic_exchange(&ns->bdev.size_bytes, bytes) != bytes)
-		bdev_resized(&ns->bdev);
-}
-
 /* ---- What the RPC tells ---- */
 
-static json_t *text_of(const char *bytes, size_t count)
+json_t *nvme_text(const char *text, int room)
 {
-	while (count && (bytes[count - 1] == ' ' || !bytes[count - 1]))
-		count--;
-	json_t *text = json_stringn(bytes, count);
-	return text ? text : json_string("");
+	json_t *told = json_stringn(text, nvme_text_bytes(text, room));
+	return told ? told : json_string("");
 }
 
 static void dump_controller(const struct nvme_controller *controller, json_t *info)
@@ -182,11 +168,11 @@ static void dump_controller(const struct nvme_controller *controller, json_t *in
 	json_object_set_new(info, "controller", json_string(controller->name));
 	json_object_set_new(info, "traddr", json_string(controller->address));
 	json_object_set_new(info, "model_number",
-			    text_of(identify->model, sizeof(identify->model)));
+			    nvme_text(identify->model, sizeof(identify->model)));
 	json_object_set_new(info, "serial_number",
-			    text_of(identify->serial, sizeof(identify->serial)));
+			    nvme_text(identify->serial, sizeof(identify->serial)));
 	json_object_set_new(info, "firmware_revision",
-			    text_of(identify->firmware, sizeof(identify->firmware)));
+			    nvme_text(identify->firmware, sizeof(identify->firmware)));
 }
 
 static void dump_info(const struct bdev *bdev, json_t *object)

@@ -30,7 +30,7 @@ void nvme_namespace_unlink(struct nvme_namespace *ns);
 /* Frees one that was unlinked, and whose bdev is not registered. */
 void nvme_namespace_free(struct nvme_namespace *ns);
 
-/* IDENTIFY has told this size (blocks): takes it over and tells who uses the bdev. */
-void nvme_namespace_resized(struct nvme_namespace *ns, uint64_t blocks);
+/* A text of IDENTIFY for the RPC, "" where it is no UTF-8. */
+json_t *nvme_text(const char *text, int room);
 
 #endif

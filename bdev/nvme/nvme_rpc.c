@@ -9,6 +9,7 @@
 
 #include "bdev/modules.h"
 #include "bdev/nvme/controller.h"
+#include "bdev/nvme/namespace.h"
 #include "bdev/nvme/status.h"
 
 /* ---- bdev_nvme_attach_controller ---- */
@@ -60,7 +61,7 @@ static json_t *names_of(const struct nvme_controller *controller)
 {
 	const struct nvme_namespace *ns;
 	json_t *names = json_array();
-	TAILQ_FOREACH(ns, &controller->namespaces, link)
+	TAILQ_FOREACH (ns, &controller->namespaces, link)
 		json_array_append_new(names, json_string(ns->bdev.name));
 	return names;
 }
@@ -143,22 +144,14 @@ static void handle_detach(struct rpc_call *call, const void *arg)
 
 /* ---- bdev_nvme_get_controllers ---- */
 
-static json_t *trimmed(const char *bytes, size_t count)
-{
-	while (count && (bytes[count - 1] == ' ' || !bytes[count - 1]))
-		count--;
-	json_t *text = json_stringn(bytes, count);
-	return text ? text : json_string("");
-}
-
 static json_t *describe(const struct nvme_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->identify;
 	json_t *object = json_object(), *path = json_object(), *paths = json_array();
 	json_object_set_new(path, "state",
-			    json_string(controller->gone	? "removed"
+			    json_string(controller->gone      ? "removed"
 					: controller->leaving ? "deleting"
-								: "enabled"));
+							      : "enabled"));
 	json_object_set_new(path, "trid",
 			    json_pack("{s:s, s:s}", "trtype", controller->transport->name, "traddr",
 				      controller->address));
@@ -168,11 +161,11 @@ static json_t *describe(const struct nvme_controller *controller)
 	json_object_set_new(object, "ctrlrs", paths);
 	json_object_set_new(object, "vendor_id", json_sprintf("0x%04x", identify->vid));
 	json_object_set_new(object, "model_number",
-			    trimmed(identify->model, sizeof(identify->model)));
+			    nvme_text(identify->model, sizeof(identify->model)));
 	json_object_set_new(object, "serial_number",
-			    trimmed(identify->serial, sizeof(identify->serial)));
+			    nvme_text(identify->serial, sizeof(identify->serial)));
 	json_object_set_new(object, "firmware_revision",
-			    trimmed(identify->firmware, sizeof(identify->firmware)));
+			    nvme_text(identify->firmware, sizeof(identify->firmware)));
 	json_object_set_new(object, "bdevs", names_of(controller));
 	if (controller->transport->dump)
 		controller->transport->dump(controller, object);

@@ -210,11 +210,10 @@ static int describe(struct pass *pass, const char *path, char *why)
 	uint32_t most = pass->transfer_bytes_max & ~((1u << ns->block_shift) - 1);
 	ns->transfer_bytes_max =
 		MIN_OF(ns->transfer_bytes_max, MAX_OF(most, 1u << ns->block_shift));
-	int model = sizeof(pass->base.identify.model);
-	while (model && pass->base.identify.model[model - 1] == ' ')
-		model--;
-	log_notice("nvme", "%s: namespace %d of %.*s, %u KiB a command, %s%s", path, nsid, model,
-		   pass->base.identify.model, ns->transfer_bytes_max >> 10,
+	const char *model = pass->base.identify.model;
+	int model_bytes = nvme_text_bytes(model, sizeof(pass->base.identify.model));
+	log_notice("nvme", "%s: namespace %d of %.*s, %u KiB a command, %s%s", path, nsid,
+		   model_bytes, model, ns->transfer_bytes_max >> 10,
 		   pass->polled ? "polled" : "by interrupts (poll_queues of module nvme is 0)",
 		   pass->fixed ? ", registered buffers" : "");
 	return 0;

@@ -22,19 +22,6 @@ static struct pass_queue *queue_of(struct nvme_queue *base)
 
 /* ---- Beginning and end ---- */
 
-static void lay_out_commands(struct nvme_queue *base)
-{
-	base->free = NULL;
-	for (unsigned i = base->depth; i-- > 0;) {
-		struct nvme_command *command = &base->commands[i];
-		command->index = (uint16_t)i;
-		command->queue = base;
-		command->next_free = base->free;
-		base->free = command;
-	}
-	TAILQ_INIT(&base->waiting);
-}
-
 static void set_target(struct pass_target *target, struct pass_ring *ring, const struct pass *pass)
 {
 	target->fd = pass->fd;
@@ -82,7 +69,7 @@ static struct pass_queue *make(struct nvme_namespace *ns)
 		return NULL;
 	}
 	queue->pass = pass;
-	lay_out_commands(&queue->base);
+	nvme_queue_init(&queue->base);
 	return queue;
 }
 
@@ -120,7 +107,6 @@ int pass_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 		return -ENODEV;
 	command->issued = base->reactor->now;
 	queue->sent_fixed[command->index] = command->bytes && queue->target.fixed;
-	base->inflight++;
 	if (likely(command->bytes))
 		pass_ring_command(queue->ring, command, &queue->target);
 	else
@@ -148,7 +134,6 @@ void pass_completed(struct nvme_command *command, int status, uint32_t result)
 		pass_ring_command(queue->ring, command, &queue->target);
 		return;
 	}
-	queue->base.inflight--;
 	if (unlikely(status == -EINTR))
 		status = HOST_ABORTED;
 	/* the channel, hence the controller, is there until this message has been taken: its

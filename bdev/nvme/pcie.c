@@ -105,9 +105,7 @@ static void end_watch(void *arg)
 static void tell(const struct pcie_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->base.identify;
-	int length = sizeof(identify->model);
-	while (length && identify->model[length - 1] == ' ')
-		length--;
+	int length = nvme_text_bytes(identify->model, sizeof(identify->model));
 	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
 		   controller->base.address, length, identify->model, controller->queue_count,
 		   controller->queue_count == 1 ? "" : "s",

@@ -293,21 +293,6 @@ void pcie_queue_close(struct nvme_queue *base)
 	reactor_disarm_timer(&queue->watch);
 }
 
-static void lay_out_commands(struct pcie_queue *queue)
-{
-	struct nvme_queue *base = &queue->base;
-	base->free = NULL;
-	for (unsigned i = base->depth; i-- > 0;) {
-		struct nvme_command *command = &base->commands[i];
-		command->index = (uint16_t)i;
-		command->queue = base;
-		command->next_free = base->free;
-		base->free = command;
-	}
-	TAILQ_INIT(&base->waiting);
-	TAILQ_INIT(&queue->held);
-}
-
 /* One behind the other: the rings, a page-aligned area each; the lists; the pages. */
 static void lay_out_memory(struct pcie_queue *queue)
 {
@@ -352,7 +337,8 @@ int pcie_queue_init(struct pcie_queue *queue, uint16_t id, uint16_t entries, uin
 		return -ENOMEM;
 	}
 	memset(base->commands, 0, base->depth * sizeof(*base->commands));
-	lay_out_commands(queue);
+	nvme_queue_init(&queue->base);
+	TAILQ_INIT(&queue->held);
 	lay_out_memory(queue);
 	queue->ring.id = id;
 	queue->ring.entries = entries;

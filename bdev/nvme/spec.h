@@ -22,8 +22,6 @@ enum nvme_admin_opcode {
 	NVME_ADMIN_IDENTIFY = 0x06,
 	NVME_ADMIN_ABORT = 0x08,
 	NVME_ADMIN_SET_FEATURES = 0x09,
-	NVME_ADMIN_GET_FEATURES = 0x0a,
-	NVME_ADMIN_ASYNC_EVENT = 0x0c,
 	NVME_ADMIN_DOORBELL_BUFFER = 0x7c,
 };
 
@@ -43,7 +41,6 @@ enum {
 	NVME_IDENTIFY_BYTES = 4096,
 	NVME_PAGE_BYTES = 4096, /* of this driver's PRPs: CC.MPS 0 */
 	NVME_COMMAND_BLOCKS_MAX = 1 << 16, /* of READ, WRITE, WRITE ZEROES: NLB is 16 bits, 0's based */
-	NVME_DSM_RANGES_MAX = 256,
 };
 
 /* Base 3.3.3: a submission queue entry. */
@@ -92,16 +89,13 @@ _Static_assert(sizeof(struct nvme_cqe) == NVME_CQE_BYTES, "as on the wire");
  */
 enum nvme_status_bits {
 	NVME_STATUS_CODE = 0x7ff, /* SCT and SC */
-	NVME_STATUS_MORE = 0x2000,
 	NVME_STATUS_DNR = 0x4000,
 };
 
 /* Registers of the controller, Base 3.1.3: offsets in BAR0. */
 enum nvme_register {
 	NVME_REG_CAP = 0x00,  /* 64 bits */
-	NVME_REG_VS = 0x08,
 	NVME_REG_INTMS = 0x0c,
-	NVME_REG_INTMC = 0x10,
 	NVME_REG_CC = 0x14,
 	NVME_REG_CSTS = 0x1c,
 	NVME_REG_AQA = 0x24,
@@ -185,15 +179,13 @@ struct nvme_identify_namespace {
 	uint64_t size;	   /* NSZE: blocks */
 	uint64_t capacity; /* blocks */
 	uint64_t utilization;
-	uint8_t features;  /* NSFEAT: bit 4: the preferred sizes below are there */
+	uint8_t features;
 	uint8_t formats;   /* NLBAF, less one */
 	uint8_t format;	   /* FLBAS: 3:0 and 6:5 the one in use */
 	uint8_t metadata_caps, protection_caps, protection; /* DPS: 2:0 type */
 	uint8_t nmic, reservations, progress;
 	uint8_t deallocate; /* DLFEAT: 2:0: 1, deallocated blocks read as zeroes; bit 3: DEAC is known */
-	uint8_t pad34[30];
-	uint16_t preferred_write_granularity; /* NPWG: at 64, blocks less one */
-	uint8_t pad66[38];
+	uint8_t pad34[70];
 	uint8_t nguid[16];
 	uint8_t eui64[8];
 	struct nvme_lba_format lba_formats[64];
@@ -202,7 +194,6 @@ struct nvme_identify_namespace {
 _Static_assert(sizeof(struct nvme_identify_namespace) == NVME_IDENTIFY_BYTES, "as on the wire");
 
 enum nvme_log_page {
-	NVME_LOG_ERROR = 0x01,
 	NVME_LOG_HEALTH = 0x02,
 };
 
@@ -229,8 +220,15 @@ struct nvme_health_log {
 _Static_assert(sizeof(struct nvme_health_log) == 512, "as on the wire");
 
 enum nvme_feature {
-	NVME_FEATURE_WRITE_CACHE = 0x06,
 	NVME_FEATURE_QUEUES = 0x07,
 };
+
+/* How many bytes a text of IDENTIFY has without the blanks that pad it. */
+static inline int nvme_text_bytes(const char *text, int room)
+{
+	while (room && (text[room - 1] == ' ' || !text[room - 1]))
+		room--;
+	return room;
+}
 
 #endif

@@ -14,8 +14,6 @@
 #include "bdev/nvme/spec.h"
 #include "lib/base/why.h"
 
-enum { NVME_QUEUE_COMMANDS_MAX = 1024 };
-
 enum { NVME_WHY_BYTES = 512, NVME_ADDRESS_BYTES = 256, NVME_CONTROLLER_NAME_BYTES = 64 };
 
 /* why_refuse() with a `why` of NVME_WHY_BYTES. */
@@ -50,10 +48,23 @@ struct nvme_queue {
 	struct reactor *reactor;
 	struct nvme_command *commands; /* [depth] */
 	unsigned depth;		       /* commands that may be in flight at a time */
-	unsigned inflight;
 	struct nvme_command *free;
 	TAILQ_HEAD(, nvme_io) waiting; /* for a free command */
 };
+
+/* For a transport, before the queue is used: all of its commands are free. */
+static inline void nvme_queue_init(struct nvme_queue *queue)
+{
+	queue->free = NULL;
+	for (unsigned i = queue->depth; i-- > 0;) {
+		struct nvme_command *command = &queue->commands[i];
+		command->index = (uint16_t)i;
+		command->queue = queue;
+		command->next_free = queue->free;
+		queue->free = command;
+	}
+	TAILQ_INIT(&queue->waiting);
+}
 
 struct nvme_transport {
 	const char *name; /* "PCIe", "passthrough": for messages and the RPC */
@@ -71,9 +82,6 @@ struct nvme_transport {
 	int (*issue)(struct nvme_queue *queue, struct nvme_command *command);
 	/* (core) Has waited too long: try to end it early. */
 	void (*abort)(struct nvme_queue *queue, struct nvme_command *command);
-	/* Frees what the namespace holds of the transport; its bdev is gone. Control thread. May be
-	 * NULL. */
-	void (*namespace_free)(struct nvme_namespace *ns);
 	/*
 	 * (worker) Opens what stands at the address ("0000:01:00.0", "/dev/ng0n1") and finds its
 	 * namespaces: nvme_namespace_add() for each, which are not registered yet. 0 with a controller
@@ -137,9 +145,7 @@ struct nvme_namespace {
 	uint32_t block_shift;
 	uint32_t transfer_bytes_max; /* of one READ or WRITE: MDTS; a multiple of the block */
 	bool write_cache;	     /* volatile: FLUSH must reach the device */
-	bool deallocate_zeroes;	     /* deallocated blocks read as zeroes, surely */
 	bool deac;		     /* WRITE ZEROES with DEAC is known */
-	void *transport_data;	     /* the transport's */
 	/* errors by what they were, counted on the cores with counter_add() at [reactor index] */
 	struct nvme_error_counters *errors;
 };
