@@ -368,6 +368,10 @@ class TargetTest(unittest.TestCase):
         with target.connect(name) as client:
             client.read(0, min(4096, client.size))
 
+    def logged(self, target, text, seconds=10):
+        """Waits for it: a line may come after what it tells of was seen."""
+        return wait_for(lambda: text in target.log(whole=True), seconds, f"'{text}' in the log")
+
     def wait_idle(self, target, connections=0, seconds=20):
         """Until no more than that many connections are left."""
         wait_for(lambda: len(target.rpc("connection_get_connections")) <= connections, seconds,

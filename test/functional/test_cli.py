@@ -422,7 +422,7 @@ class Ordinary(CommandLine):
         target.checked = True
         target.check_log()
         self.assertEqual(target.process.returncode, 1)
-        self.assertIn("RLIMIT_MEMLOCK", target.log())
+        self.logged(target, "RLIMIT_MEMLOCK")
 
     def test_default_rpc_directory(self):
         """/tmp/pollux-UID, 0700; one that belongs to somebody else is refused."""

@@ -217,7 +217,7 @@ class Hung(HungTest):
             self.assertEqual(self.target.wait(), 1)
             self.target.checked = True
             self.target.check_log()
-            self.assertIn("a device does not answer", self.target.log())
+            self.logged(self.target, "a device does not answer")
 
 
 class HungQueue(HungTest):
@@ -269,7 +269,7 @@ class Failing(HungTest):
                 who.write(0, b"m" * 4096)
         with self.target.connect("f") as late:
             self.assertEqual(late.call(CMD_FLUSH)[0], EIO)
-        self.assertIn("could not be made durable", self.target.log())
+        self.logged(self.target, "could not be made durable")
         told = self.target.rpc("bdev_get_bdevs", name="f")[0]["driver_specific"]["file"]
         self.assertTrue(told["sync_error"])
         self.assertEqual(self.target.rpc("bdev_get_iostat", name="f")["bdevs"][0]

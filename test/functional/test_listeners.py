@@ -92,7 +92,7 @@ class Networks(ListenerTest):
         for source in ("127.0.0.1", "127.0.0.3", "127.2.0.1", "127.0.255.255"):
             self.assertEqual(self.connect_from(source, address).receive_until_closed(), b"", source)
         self.assertEqual(self.told(uri)["refused"], {"address": 4, "limit": 0})
-        self.assertIn("127.0.0.1", self.target.log())
+        self.logged(self.target, "127.0.0.1")
         self.assert_serves(self.target)
 
     def test_forms(self):
@@ -185,7 +185,7 @@ class Limits(ListenerTest):
         for _ in range(5):
             self.assert_closed(address)
         self.assertEqual(self.told(uri)["refused"], {"address": 0, "limit": 5})
-        self.assertIn("3 connections are open", self.target.log())
+        self.logged(self.target, "3 connections are open")
         # others are unharmed, those within and those at another listener
         clients[2].write(0, b"still there")
         clients[0].go()

@@ -36,7 +36,7 @@ class Modes(TlsTest):
         client = target.client().greeting()
         self.assertEqual(client.refused(OPT_STARTTLS), REP_ERR_POLICY)
         client.go().read(0, 512)
-        self.assertIn("at nbd+unix://", target.log())
+        self.logged(target, "at nbd+unix://")
 
     def test_on_serves_both(self):
         target = self.start_x509("--tls", "on")
@@ -45,11 +45,11 @@ class Modes(TlsTest):
         client = self.open(target)
         self.assertEqual(client.refused(OPT_STARTTLS), REP_ERR_INVALID)
         client.go().read(0, 512)
-        self.assertIn("at nbd+unix://", target.log())
+        self.logged(target, "at nbd+unix://")
 
     def test_require_serves_only_tls(self):
         target = self.start_x509()
-        self.assertIn("at nbds+unix://", target.log())
+        self.logged(target, "at nbds+unix://")
         client = target.client().greeting()
         for option, data in ((OPT_LIST, b""), (OPT_INFO, go_data("")), (OPT_GO, go_data("")),
                              (OPT_STRUCTURED_REPLY, b"")):
@@ -224,7 +224,7 @@ class Refusals(TlsTest):
     def test_client_certificate_of_another_authority(self):
         target = self.start_x509("--tls-verify-peer")
         self.refused_tls(target, context(pki=tlstest.PKI.other), "failed: the client")
-        self.assertIn("TLS with unix pid", target.log())
+        self.logged(target, "TLS with unix pid")
         self.serves_tls(target)
 
     def test_client_certificate_expired(self):
@@ -258,7 +258,7 @@ class Refusals(TlsTest):
     def test_expired_server_certificate(self):
         """It is served, with a warning: the client judges."""
         target = self.start_x509(directory=self.x509_dir(server="late"))
-        self.assertIn("expired", target.log())
+        self.logged(target, "expired")
         self.refused_tls(target, context(), "it does not trust our certificate")
         lenient = context()
         lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE

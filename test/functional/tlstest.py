@@ -109,9 +109,6 @@ class TlsTest(harness.TargetTest):
             raise Closed("in the middle of TLS")
         return data
 
-    def logged(self, target, text, seconds=10):
-        return wait_for(lambda: text in target.log(whole=True), seconds, f"'{text}' in the log")
-
     def refused_tls(self, target, ssl_context, log):
         """A raw client that TLS turns away, with a line in the log."""
         client = target.client().greeting()
