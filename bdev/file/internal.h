@@ -82,6 +82,7 @@ struct file {
 	bool block_device;
 	bool read_only;
 	bool zero_range_slow;	 /* block device that is zeroed by writing */
+	uint32_t whole_bytes;	 /* fallocate() gets multiples; a power of two */
 	uint8_t window_shift;	 /* of a window's bytes */
 	struct file_core *cores; /* [reactor_count] */
 	/* shared */
@@ -144,6 +145,7 @@ struct file_io {
 	uint8_t tries;
 	uint8_t pieces_busy;
 	bool aborted;
+	bool edges; /* zeroes are, or were, written around the whole blocks that fallocate() takes */
 	struct file_piece pieces[FILE_ZERO_PIECES];
 };
 

@@ -290,6 +290,7 @@ static int find_geometry(struct opening *o)
 		/* discard and zeroing take whole blocks, however data is written */
 		bdev->align_bytes = logical;
 	}
+	file->whole_bytes = file->direct_fd >= 0 && !file->block_device ? physical : 1;
 	if (asked && (!is_alignment(asked) || asked < BLOCK_MIN_BYTES))
 		return refuse(o, -EINVAL, "block_size %u is no power of two from %u to %u", asked,
 			      BLOCK_MIN_BYTES, BLOCK_MAX_BYTES);

@@ -4,6 +4,10 @@
  * does not know here (-EOPNOTSUPP) is remembered for all cores and not tried again. Where no way is
  * left, zeroes are written, and a TRIM, which is advice, has succeeded. FUA ends in sync.c. Runs on
  * the channel's core.
+ *
+ * Where I/O is direct, fallocate() gets whole blocks of the file system only: it would zero a part of
+ * one in the page cache, and every direct READ or WRITE near that page would then wait in a worker
+ * for its write-back. What is around the whole blocks is written, or in a TRIM left as it is.
  */
 #include <errno.h>
 #include <linux/falloc.h>
@@ -77,6 +81,27 @@ int file_fallocate_mode(enum file_method method)
 	}
 }
 
+struct range {
+	uint64_t begin, end; /* bytes */
+};
+
+/* What fallocate() gets of a request: nothing where begin is not before end. */
+static struct range whole_blocks(const struct bdev_io *io)
+{
+	uint64_t mask = file_of(io->ch->bdev)->whole_bytes - 1;
+	uint64_t end = io->offset + io->length;
+	struct range whole = {(io->offset + mask) & ~mask, end};
+	if (end < file_channel(io->ch)->direct_end)
+		whole.end &= ~mask;
+	return whole;
+}
+
+static bool has_edges(const struct bdev_io *io)
+{
+	struct range whole = whole_blocks(io);
+	return whole.begin != io->offset || whole.end != io->offset + io->length;
+}
+
 static void zero_finish(struct file_io *fio, int status)
 {
 	if (!status && fio->io->flags & BDEV_FUA)
@@ -112,23 +137,36 @@ static bool piece_begin(struct file_io *fio, struct file_piece *piece)
 {
 	const struct bdev_io *io = fio->io;
 	const struct file_channel *fc = file_channel(io->ch);
-	uint64_t left = io->length - fio->progress;
-	uint64_t offset = io->offset + fio->progress;
+	uint64_t offset = io->offset + fio->progress, end = io->offset + io->length;
 	uint64_t boundary = file_boundary(fc, io);
+	if (fio->edges) {
+		struct range whole = whole_blocks(io);
+		if (offset < whole.begin)
+			end = whole.begin;
+		else if (offset < whole.end)
+			offset = whole.end;
+		fio->progress = offset - io->offset;
+	}
+	uint64_t left = end - offset;
 	if (!left || fio->status || fio->aborted || fc->cancelling)
 		return false;
 	if (offset < boundary)
 		left = MIN_OF(left, boundary - offset);
 	piece->offset = offset;
 	piece->length = MIN_OF(left, (uint64_t)FILE_ZERO_PIECE_BYTES);
-	fio->progress += piece->length;
+	fio->progress = offset + piece->length - io->offset;
 	fio->pieces_busy++;
 	piece_issue(piece, 0);
 	return true;
 }
 
-static void write_zeroes(struct file_io *fio)
+static void method_issue(struct file_io *fio, unsigned sqe_flags);
+
+/* Of the whole range, or of its edges: then fallocate() takes the rest. */
+static void write_zeroes(struct file_io *fio, bool edges)
 {
+	fio->edges = edges;
+	fio->progress = 0;
 	fio->status = 0;
 	fio->pieces_busy = 0;
 	for (unsigned i = 0; i < FILE_ZERO_PIECES; i++) {
@@ -137,6 +175,16 @@ static void write_zeroes(struct file_io *fio)
 	}
 	for (unsigned i = 0; i < FILE_ZERO_PIECES && piece_begin(fio, &fio->pieces[i]); i++)
 		;
+}
+
+/* The last is done: all were, or there was an error, or the request was cut short. */
+static void pieces_finish(struct file_io *fio)
+{
+	bool cut = fio->progress < fio->io->length || (fio->edges && fio->aborted);
+	if (fio->status || cut || !fio->edges)
+		zero_finish(fio, !fio->status && cut ? -ECANCELED : fio->status);
+	else
+		method_issue(fio, 0);
 }
 
 static void piece_done(struct uring_op *op, int result, uint32_t cqe_flags)
@@ -164,8 +212,7 @@ static void piece_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	piece->length = 0;
 	fio->pieces_busy--;
 	if (!piece_begin(fio, piece) && !fio->pieces_busy) {
-		bool cut = fio->progress < fio->io->length;
-		zero_finish(fio, !fio->status && cut ? -ECANCELED : fio->status);
+		pieces_finish(fio);
 	}
 }
 
@@ -176,6 +223,7 @@ static void method_done(struct uring_op *op, int result, uint32_t cqe_flags);
 static void method_issue(struct file_io *fio, unsigned sqe_flags)
 {
 	const struct bdev_io *io = fio->io;
+	struct range whole = whole_blocks(io);
 	struct io_uring_sqe *sqe = uring_get_sqe(&io->ch->reactor->uring);
 	if (fio->method == FILE_DISCARD) {
 		io_uring_prep_rw(IORING_OP_URING_CMD, sqe, -1, NULL, 0, 0);
@@ -183,8 +231,8 @@ static void method_issue(struct file_io *fio, unsigned sqe_flags)
 		sqe->addr = io->offset;
 		sqe->addr3 = io->length;
 	} else {
-		io_uring_prep_fallocate(sqe, -1, file_fallocate_mode(fio->method), io->offset,
-					io->length);
+		io_uring_prep_fallocate(sqe, -1, file_fallocate_mode(fio->method),
+					whole.begin, whole.end - whole.begin);
 	}
 	file_set_target(sqe, &file_channel(io->ch)->body);
 	sqe->flags |= sqe_flags;
@@ -194,13 +242,19 @@ static void method_issue(struct file_io *fio, unsigned sqe_flags)
 
 static void method_begin(struct file_io *fio)
 {
-	fio->method = file_choose_method(file_of(fio->io->ch->bdev), fio->io);
-	if (fio->method == FILE_ZERO_WRITE)
-		write_zeroes(fio);
-	else if (fio->method != FILE_METHODS)
-		method_issue(fio, 0);
+	const struct bdev_io *io = fio->io;
+	struct range whole = whole_blocks(io);
+	fio->method = file_choose_method(file_of(io->ch->bdev), io);
+	if (fio->method == FILE_METHODS)
+		zero_finish(fio, io->op == BDEV_TRIM ? 0 : -ENOTSUP);
+	else if (io->op == BDEV_TRIM && whole.begin >= whole.end)
+		zero_finish(fio, 0);
+	else if (fio->method == FILE_ZERO_WRITE || whole.begin >= whole.end)
+		write_zeroes(fio, false);
+	else if (io->op == BDEV_WRITE_ZEROES && has_edges(io) && !fio->edges)
+		write_zeroes(fio, true);
 	else
-		zero_finish(fio, fio->io->op == BDEV_TRIM ? 0 : -ENOTSUP);
+		method_issue(fio, 0);
 }
 
 static void method_done(struct uring_op *op, int result, uint32_t cqe_flags)
@@ -218,6 +272,7 @@ static void method_done(struct uring_op *op, int result, uint32_t cqe_flags)
 
 void file_start_zero(struct file_io *fio)
 {
+	fio->edges = false;
 	fio->pieces_busy = 0;
 	method_begin(fio);
 }

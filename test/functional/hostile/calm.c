@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * calm: a well-behaved client beside hostile ones. It writes and reads back 4 KiB at a time, one
- * request after the other, checks what it reads, and ends when its standard input does. It prints
- * how many requests it made and their median and 99th percentile in microseconds; any error ends it
- * with 1.
+ * request after the other, and checks what it reads. For each line of its standard input, and at its
+ * end, it prints how many requests it made since the line before and their median and 99th
+ * percentile in microseconds; it ends with its standard input, and with 1 after any error.
  *
  * usage: calm ADDRESS EXPORT     ADDRESS: a unix socket's path, or a TCP port of 127.0.0.1
  */
@@ -136,6 +136,15 @@ static int by_size(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static void report(void)
+{
+	qsort(samples, sample_count, sizeof(*samples), by_size);
+	printf("%u %.1f %.1f\n", sample_count, samples[sample_count / 2] / 1000.0,
+	       samples[(uint64_t)sample_count * 99 / 100] / 1000.0);
+	fflush(stdout);
+	sample_count = 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct pollfd input = {STDIN_FILENO, POLLIN, 0};
@@ -148,14 +157,17 @@ int main(int argc, char **argv)
 		die("calm: memory");
 	int fd = connect_to(argv[1]);
 	handshake(fd, argv[2]);
-	for (unsigned number = 0; !poll(&input, 1, 0); number++) {
+	for (unsigned number = 0, going = 1; going; number++) {
+		char line[256];
+		if (number && poll(&input, 1, 0)) {
+			going = read(STDIN_FILENO, line, sizeof(line)) > 0;
+			if (sample_count)
+				report();
+		}
 		one(fd, number, true);
 		one(fd, number, false);
 		usleep(PACE_US);
 	}
-	qsort(samples, sample_count, sizeof(*samples), by_size);
-	printf("%u %.1f %.1f\n", sample_count, samples[sample_count / 2] / 1000.0,
-	       samples[(uint64_t)sample_count * 99 / 100] / 1000.0);
 	close(fd);
 	return 0;
 }

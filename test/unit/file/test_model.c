@@ -98,6 +98,11 @@ static int allocate(const struct io_uring_sqe *sqe)
 {
 	assert_true(sqe->len & FALLOC_FL_KEEP_SIZE);
 	assert_true(sqe->off + sqe->addr <= m.size);
+	if (m.file->direct_fd >= 0) {
+		uint64_t end = sqe->off + sqe->addr;
+		assert_int_equal(sqe->off % PAGE, 0);
+		assert_true(end % PAGE == 0 || end > m.size / PAGE * PAGE);
+	}
 	if (!roll(3000))
 		return -EOPNOTSUPP;
 	memset(m.disk + sqe->off, 0, sqe->addr);
@@ -165,6 +170,17 @@ static void lay_out(struct slot *slot, uint64_t length)
 	request->io.iovcnt = i;
 }
 
+/* Where I/O is direct, the whole pages of it. */
+static void trim_expected(uint64_t begin, uint64_t end)
+{
+	if (m.file->direct_fd >= 0) {
+		begin = (begin + PAGE - 1) / PAGE * PAGE;
+		end = end < m.size / PAGE * PAGE ? end / PAGE * PAGE : end;
+	}
+	if (begin < end)
+		memset(m.expected + begin, 0, end - begin);
+}
+
 static void submit(struct slot *slot)
 {
 	static const enum bdev_op ops[] = {BDEV_READ,	      BDEV_READ,	BDEV_WRITE,
@@ -188,8 +204,11 @@ static void submit(struct slot *slot)
 		for (uint64_t i = 0; i < length; i++)
 			slot->payload[i] = roll(256);
 		memcpy(m.expected + offset, slot->payload, length);
-	} else if (op == BDEV_TRIM || op == BDEV_WRITE_ZEROES) {
+	} else if (op == BDEV_WRITE_ZEROES) {
 		memset(m.expected + offset, 0, length);
+		slot->request.io.iovcnt = 0;
+	} else if (op == BDEV_TRIM) {
+		trim_expected(offset, offset + length);
 		slot->request.io.iovcnt = 0;
 	}
 	request_submit(&slot->request, m.ch, op, flags[roll(COUNT_OF(flags))], offset, length);

@@ -55,6 +55,14 @@ static void assert_fallocate(unsigned n, int mode, uint64_t offset, uint64_t len
 	assert_int_equal(sqe->addr, length);
 }
 
+static void assert_written(unsigned n, uint64_t offset, uint32_t length)
+{
+	const struct io_uring_sqe *sqe = fake_sqe(n);
+	assert_int_equal(sqe->opcode, IORING_OP_WRITE);
+	assert_int_equal(sqe->off, offset);
+	assert_int_equal(sqe->len, length);
+}
+
 static void trim_punches_a_hole(void **state)
 {
 	struct request t;
@@ -68,6 +76,74 @@ static void trim_punches_a_hole(void **state)
 	request_submit(&t, ch, BDEV_TRIM, 0, PAGE, PAGE);
 	fake_complete(1, -EIO);
 	assert_done(&t, -EIO);
+}
+
+/* A part of a page would be zeroed in the page cache, in the way of direct I/O. */
+static void trim_takes_whole_pages(void **state)
+{
+	struct request t;
+	begin(MIB + 1536, true, false);
+	request_submit(&t, ch, BDEV_TRIM, 0, 512, 3 * PAGE);
+	assert_fallocate(0, PUNCH, PAGE, 2 * PAGE);
+	fake_complete(0, 0);
+	assert_done(&t, 0);
+	request_submit(&t, ch, BDEV_TRIM, 0, 512, PAGE);
+	assert_done(&t, 0);
+	assert_int_equal(fake_count, 1);
+	/* what lies behind the last whole page goes through the page cache anyway */
+	request_submit(&t, ch, BDEV_TRIM, 0, MIB - 512, 512 + 1536);
+	assert_fallocate(1, PUNCH, MIB, 1536);
+	fake_complete(1, 0);
+	assert_done(&t, 0);
+}
+
+static void zeroes_around_whole_pages_are_written(void **state)
+{
+	struct request z;
+	begin(MIB, true, false);
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, BDEV_FUA, 3 * 512, 4 * PAGE);
+	assert_written(0, 3 * 512, PAGE - 3 * 512);
+	assert_written(1, 4 * PAGE, 3 * 512);
+	assert_int_equal(fake_count, 2);
+	fake_complete(1, 3 * 512);
+	fake_complete(0, PAGE - 3 * 512);
+	assert_fallocate(2, PUNCH, PAGE, 3 * PAGE);
+	fake_complete(2, 0);
+	assert_int_equal(fake_sqe(3)->opcode, IORING_OP_FSYNC);
+	assert_pending(&z);
+	fake_complete(3, 0);
+	assert_done(&z, 0);
+	/* one edge; an error there is the request's */
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, BDEV_NO_HOLE, PAGE, PAGE + 512);
+	assert_written(4, 2 * PAGE, 512);
+	fake_complete(4, 512);
+	assert_fallocate(5, ZERO_RANGE, PAGE, PAGE);
+	fake_complete(5, 0);
+	assert_done(&z, 0);
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, 0, 512, PAGE);
+	assert_written(6, 512, PAGE);
+	fake_complete(6, PAGE);
+	assert_done(&z, 0);
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, 0, 512, 2 * PAGE);
+	fake_complete(7, -EIO);
+	fake_complete(8, 512);
+	assert_done(&z, -EIO);
+	assert_int_equal(fake_count, 9);
+}
+
+static void abort_at_the_edges(void **state)
+{
+	struct request z;
+	begin(MIB, true, false);
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, 0, 512, 2 * PAGE);
+	bdev_file_type.abort(ch, &z.io);
+	assert_int_equal(fake_sqe(2)->opcode, IORING_OP_ASYNC_CANCEL);
+	assert_int_equal(fake_sqe(3)->opcode, IORING_OP_ASYNC_CANCEL);
+	/* both had been done already */
+	fake_complete(0, PAGE - 512);
+	fake_complete(1, 512);
+	assert_done(&z, -ETIMEDOUT);
+	assert_int_equal(fake_count, 5);
 }
 
 static void trim_that_is_unknown_has_succeeded(void **state)
@@ -161,8 +237,13 @@ static void zeroes_are_written_where_nothing_else_works(void **state)
 	struct request z;
 	begin(SIZE, true, false);
 	request_submit(&z, ch, BDEV_WRITE_ZEROES, BDEV_FUA, FROM, SIZE - FROM);
-	fake_complete(0, -EOPNOTSUPP);
+	/* the part of a page at its start, once */
+	assert_written(0, FROM, PAGE - FROM);
+	fake_complete(0, PAGE - FROM);
+	assert_fallocate(1, PUNCH, PAGE, SIZE - PAGE);
 	fake_complete(1, -EOPNOTSUPP);
+	assert_fallocate(2, ZERO_RANGE, PAGE, SIZE - PAGE);
+	fake_complete(2, -EOPNOTSUPP);
 	assert_int_equal(fake_pending(), FILE_ZERO_PIECES);
 	assert_pending(&z);
 	write_all(zeroed, SIZE / PAGE * PAGE);
@@ -303,6 +384,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(trim_punches_a_hole),
+		TEST(trim_takes_whole_pages),
+		TEST(zeroes_around_whole_pages_are_written),
+		TEST(abort_at_the_edges),
 		TEST(trim_that_is_unknown_has_succeeded),
 		TEST(device_is_discarded),
 		TEST(zeroes_may_be_a_hole),

@@ -200,6 +200,7 @@ struct file *world_make_file(uint64_t size, bool direct)
 	file->path = strdup("/the/file");
 	file->fd = 1000;
 	file->direct_fd = direct ? 1001 : -1;
+	file->whole_bytes = direct ? FILE_PAGE_BYTES : 1;
 	for (unsigned i = 0; i < WORLD_CORES; i++)
 		file->cores[i].sync_fd = 1002 + i;
 	file->resize_limit = UINT64_MAX;
