@@ -3,7 +3,7 @@
  * io: cutting. A READ or WRITE becomes commands of at most MDTS bytes, each of a payload that PRPs can
  * describe: pages, whole but at its two ends. WRITE_ZEROES becomes commands of at most 65536 blocks,
  * or writes of zeroes; TRIM one range a command. Failed commands are sent again where the device
- * allows it. Allocates nothing, logs nothing.
+ * allows it. Allocates nothing, and logs what has failed only (fault.h).
  */
 #include "bdev/nvme/io.h"
 
@@ -315,6 +315,8 @@ static void command_done(struct nvme_command *command, int status, uint32_t resu
 		count_error(nc, status);
 		if (retry(nio, command, nc, status))
 			return;
+		nvme_fault_log(nvme_namespace_of(nio->io->ch->bdev), command, status,
+			       &nc->errors->limit);
 		fail(nio, error);
 	}
 	put(queue, command);

@@ -6,6 +6,7 @@
 #ifndef POLLUX_BDEV_NVME_IO_H
 #define POLLUX_BDEV_NVME_IO_H
 
+#include "bdev/nvme/fault.h"
 #include "bdev/nvme/status.h"
 #include "bdev/nvme/transport.h"
 
@@ -20,6 +21,7 @@ struct nvme_error_counters {
 	cache_aligned uint64_t by_type[NVME_SCT_COUNT]; /* statuses, by their type */
 	uint64_t no_status;				 /* ended without one: the device is gone, … */
 	uint64_t retries;
+	struct log_limit limit; /* the core's alone: of lines about failed commands */
 };
 
 /* A request, in bdev_io.ctx. */

@@ -6,8 +6,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <errno.h>
@@ -16,6 +18,7 @@
 #include "bdev/nvme/io.h"
 #include "bdev/nvme/namespace.h"
 #include "fake/reactor.h"
+#include "lib/base/log.h"
 
 enum { DEPTH = 4, MDTS_BYTES = 64 << 10, ISSUED_MAX = 4096, DISK_BYTES = 1 << 30 };
 
@@ -437,6 +440,88 @@ static void test_abort(void **state)
 	stop();
 }
 
+/* ---- What is logged ---- */
+
+static void test_fault_lines(void **state)
+{
+	struct nvme_dsm_range range = {.lba = 7, .blocks = 0x80000000};
+	struct nvme_command command = {.sqe = {.opcode = NVME_READ, .nsid = 3}};
+	char line[NVME_FAULT_BYTES];
+	command.sqe.cdw10 = 0x10;
+	command.sqe.cdw11 = 1;
+	command.sqe.cdw12 = 7 | NVME_RW_FUA;
+	nvme_fault_describe(&command, NVME_SC_UNRECOVERED_READ | NVME_STATUS_DNR, line,
+			    sizeof(line));
+	assert_string_equal(line, "READ of namespace 3, 8 blocks at LBA 4294967312: SCT 2, SC 0x81 "
+				  "(unrecovered read error), DNR");
+	command.sqe.opcode = NVME_WRITE_ZEROES;
+	command.sqe.cdw12 = 0;
+	nvme_fault_describe(&command, NVME_STATUS(NVME_SCT_VENDOR, 0x12), line, sizeof(line));
+	assert_string_equal(line, "WRITE ZEROES of namespace 3, 1 block at LBA 4294967312: SCT 7, "
+				  "SC 0x12 (an error of the vendor's own)");
+	command.sqe.opcode = NVME_DSM;
+	command.iov[0] = (struct iovec){&range, sizeof(range)};
+	nvme_fault_describe(&command, -ETIMEDOUT, line, sizeof(line));
+	assert_string_equal(line, "DATASET MANAGEMENT of namespace 3, 2147483648 blocks at LBA 7: "
+				  "no status (Connection timed out)");
+	command.sqe.opcode = NVME_FLUSH;
+	nvme_fault_describe(&command, NVME_SC_INTERNAL, line, sizeof(line));
+	assert_string_equal(line, "FLUSH of namespace 3: SCT 0, SC 0x06 (internal error of the "
+				  "device)");
+}
+
+static void fail_reads(unsigned count, int status)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	for (unsigned i = 0; i < count; i++) {
+		device.count = 0;
+		submit_rw(&io, &iov, BDEV_READ, 4096, 512, 0);
+		end_all(status);
+	}
+}
+
+/* Lines of the log that hold the text, since the file was opened. */
+static unsigned lines_with(FILE *log, const char *text)
+{
+	char line[1024];
+	unsigned count = 0;
+	rewind(log);
+	while (fgets(line, sizeof(line), log))
+		count += strstr(line, text) != NULL;
+	return count;
+}
+
+/* A device that always fails fills no log; how much was left out is told later. */
+static void test_failures_are_logged(void **state)
+{
+	FILE *log = tmpfile();
+	int old = dup(STDERR_FILENO);
+	assert_non_null(log);
+	start(9, all_oncs);
+	strcpy(ns->bdev.name, "Nvme7n1");
+	dup2(fileno(log), STDERR_FILENO);
+	log_set_level(LOG_NOTICE);
+	fail_reads(100, NVME_SC_UNRECOVERED_READ | NVME_STATUS_DNR);
+	fail_reads(100, -ENODEV);
+	fake_settle();
+	unsigned first = lines_with(log, "Nvme7n1: READ of namespace 1, 1 block at LBA 8: SCT 2, "
+					 "SC 0x81 (unrecovered read error), DNR");
+	fake_tick_us(2000000);
+	fake_pass();
+	fail_reads(1, NVME_SC_INVALID_FIELD);
+	fail_reads(1, 0);
+	fake_settle();
+	log_set_level(LOG_DISABLED);
+	dup2(old, STDERR_FILENO);
+	close(old);
+	assert_int_equal(first, LOG_LIMIT_LINES_A_SECOND);
+	assert_int_equal(lines_with(log, "READ"), LOG_LIMIT_LINES_A_SECOND + 1);
+	assert_int_equal(lines_with(log, "90 more failed commands were not logged"), 1);
+	fclose(log);
+	stop();
+}
+
 static int refusal(const struct nvme_identify_namespace *identity, const char *words)
 {
 	char why[NVME_WHY_BYTES] = "";
@@ -476,7 +561,10 @@ int main(void)
 		cmocka_unit_test(test_statuses),
 		cmocka_unit_test(test_one_of_many_fails),
 		cmocka_unit_test(test_abort),
+		cmocka_unit_test(test_fault_lines),
+		cmocka_unit_test(test_failures_are_logged),
 		cmocka_unit_test(test_formats),
 	};
+	log_set_level(LOG_DISABLED);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
