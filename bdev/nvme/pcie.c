@@ -119,6 +119,7 @@ static int start(struct pcie *pcie, char *why)
 {
 	struct pcie_controller *controller = &pcie->controller;
 	controller->backend = &backend;
+	controller->options = nvme_options_get();
 	controller->registers = pcie->device.registers;
 	controller->dma = pcie_dma_buffers();
 	controller->base.transport = &nvme_pcie_transport;

@@ -130,8 +130,9 @@ static bool take_completion(struct pcie_controller *controller, uint16_t cid, st
 static int wait_completion(struct pcie_controller *controller, uint16_t cid, struct nvme_cqe *cqe)
 {
 	uint64_t begun = controller->backend->now_ms(controller);
+	uint64_t limit = (controller->options.timeout_admin_us + 999) / 1000;
 	for (;;) {
-		bool late = controller->backend->now_ms(controller) - begun > PCIE_ADMIN_TIMEOUT_MS;
+		bool late = controller->backend->now_ms(controller) - begun > limit;
 		if (take_completion(controller, cid, cqe))
 			return 0;
 		uint32_t csts = pcie_read(&controller->registers, NVME_REG_CSTS);

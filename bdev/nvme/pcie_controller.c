@@ -88,7 +88,7 @@ static int alloc_queue(struct pcie_controller *controller, unsigned reactor, uin
 	queue->dma = controller->dma;
 	queue->alarm = pcie_controller_alarm;
 	queue->controller = controller;
-	queue->timeout_ms = controller->timeout_ms;
+	queue->options = controller->options;
 	int error =
 		controller->backend->memory_get(controller, PCIE_QUEUE_BYTES, &queue->memory, why);
 	if (!error && pcie_queue_init(queue, id, entries, controller->stride)) {

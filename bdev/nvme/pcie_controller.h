@@ -16,7 +16,6 @@
 enum {
 	PCIE_ADMIN_ENTRIES = 32,
 	PCIE_ADMIN_DATA_BYTES = 4096, /* the most that one admin command moves */
-	PCIE_ADMIN_TIMEOUT_MS = 10000,
 	PCIE_SHUTDOWN_TIMEOUT_MS = 10000,
 };
 
@@ -50,7 +49,7 @@ struct pcie_controller {
 	uint64_t cap;
 	uint32_t stride; /* bytes from doorbell to doorbell */
 	uint32_t transfer_bytes_max;
-	uint64_t timeout_ms; /* of an I/O command; 0: PCIE_TIMEOUT_MS */
+	struct nvme_options options; /* as they were when it was attached */
 	/* ---- under the lock ---- */
 	pthread_mutex_t lock; /* held over a whole admin command, and over a whole reset */
 	struct pcie_ring admin;
@@ -84,7 +83,7 @@ struct pcie_admin_memory {
 /* ---- pcie_controller.c: on a worker ---- */
 
 /*
- * registers, dma, backend and base.address are set. Resets and enables it, identifies it into
+ * registers, dma, backend, options and base.address are set. Resets and enables it, identifies it into
  * base.identify, creates an I/O queue for each reactor with the storage role. 0, or -errno and a
  * sentence; what was made is undone then.
  */

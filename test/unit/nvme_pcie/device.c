@@ -384,6 +384,7 @@ struct device *device_new(unsigned cores)
 	assert_non_null(device);
 	memset(device, 0, sizeof(*device));
 	fake_start(cores);
+	device->options = nvme_options_default;
 	device->mqes = 2047;
 	device->timeout = 10;
 	device->ready_ms = 3;
@@ -416,6 +417,7 @@ void device_controller(struct device *device, struct pcie_controller *controller
 	memset(controller, 0, sizeof(*controller));
 	set_cap(device);
 	controller->backend = &backend;
+	controller->options = device->options;
 	controller->registers = (struct pcie_registers){device->bar, sizeof(device->bar)};
 	controller->dma = &device->dma;
 	strcpy(controller->base.address, "0000:01:00.0");

@@ -49,6 +49,7 @@ struct device_command {
 
 struct device {
 	_Alignas(4096) uint8_t bar[0x1000 + 4096];
+	struct nvme_options options; /* of the driver */
 	/* how it is to behave */
 	unsigned dstrd;	   /* CAP.DSTRD */
 	unsigned mqes;	   /* CAP.MQES, 0's based */
