@@ -16,10 +16,10 @@
 #include <cmocka.h>
 
 #include "bdev/file/internal.h"
-#include "bdev/nvme/controller.h"
 #include "bdev/nvme/namespace.h"
 #include "bdev/nvme/pass.h"
 #include "bdev/nvme/pass_internal.h"
+#include "bdev/nvme/transports.h"
 #include "bdev/null/null.h"
 #include "fake/kernel_ring.h"
 #include "fake/reactor.h"
@@ -204,14 +204,11 @@ static void start_file(void)
 	play = play_kernel;
 }
 
-/* Here nothing is detached. */
-void nvme_controller_gone(struct nvme_controller *gone)
+/* Nothing is attached by address. */
+const struct nvme_transport *nvme_transport_of(const char *address, char why[NVME_WHY_BYTES])
 {
 	fail();
-}
-
-void nvme_controller_leave(struct nvme_namespace *ns)
-{
+	return NULL;
 }
 
 int main(int argc, char **argv)
