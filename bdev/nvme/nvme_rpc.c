@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme_rpc: bdev_nvme_attach_controller, _detach_controller, _get_controllers,
- * _get_controller_health_info, _reset_controller, bdev_nvme_set_options, by SPDK's names and parameters. Control thread.
+ * _get_controller_health_info, _reset_controller, bdev_nvme_set_options by SPDK's names and parameters;
+ * bdev_nvme_rescan_controller. Control thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include "bdev/nvme/controller.h"
 #include "bdev/nvme/namespace.h"
 #include "bdev/nvme/options.h"
+#include "bdev/nvme/rescan.h"
 #include "bdev/nvme/status.h"
 
 /* A day. */
@@ -277,6 +279,30 @@ static void handle_reset(struct rpc_call *call, const void *arg)
 		rpc_reply(call, NULL);
 }
 
+/* ---- bdev_nvme_rescan_controller ---- */
+
+static void rescanned(void *arg, int error)
+{
+	struct rpc_call *call = arg;
+	const struct name_params *params = rpc_params(call);
+	struct nvme_controller *controller = nvme_controller_find(params->name);
+	if (!controller)
+		error = -ENODEV;
+	if (error)
+		rpc_error(call, error, "controller %s: its namespaces can not be looked at: %s",
+			  params->name, strerror(-error));
+	else
+		rpc_reply(call, names_of(controller));
+}
+
+static void handle_rescan(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	if (controller)
+		nvme_rescan(controller, rescanned, call);
+}
+
 /* ---- bdev_nvme_set_options ---- */
 
 struct option_params {
@@ -391,6 +417,15 @@ static const struct rpc_method methods[] = {
 	 .params_bytes = sizeof(struct name_params),
 	 .handler = handle_reset,
 	 .result = "true."},
+	{.name = "bdev_nvme_rescan_controller",
+	 .help = "Look at a controller's namespaces anew: bdevs get their size, or go with their "
+		 "namespace; new namespaces become bdevs (PCIe). Devices that tell of changes need "
+		 "no such call.",
+	 .params = name_params,
+	 .param_count = COUNT_OF(name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_rescan,
+	 .result = "The names of the bdevs."},
 };
 
 const struct rpc_table bdev_nvme_rpc = {methods, COUNT_OF(methods)};

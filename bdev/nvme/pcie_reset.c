@@ -132,6 +132,8 @@ static void resumed(void *arg)
 	log_notice("nvme", "%s: the controller works again", controller->base.address);
 	if (controller->remove_wanted)
 		pcie_controller_remove(controller);
+	else /* what it had to tell is lost */
+		nvme_controller_changed(&controller->base, NULL, 0);
 	let_go(controller);
 }
 

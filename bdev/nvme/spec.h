@@ -22,6 +22,7 @@ enum nvme_admin_opcode {
 	NVME_ADMIN_IDENTIFY = 0x06,
 	NVME_ADMIN_ABORT = 0x08,
 	NVME_ADMIN_SET_FEATURES = 0x09,
+	NVME_ADMIN_ASYNC_EVENT = 0x0c,
 	NVME_ADMIN_DOORBELL_BUFFER = 0x7c,
 };
 
@@ -142,7 +143,9 @@ struct nvme_identify_controller {
 	uint8_t mdts;      /* 0: no limit, else 2^mdts pages of CAP.MPSMIN */
 	uint16_t cntlid;
 	uint32_t version;
-	uint8_t pad84[172];
+	uint8_t pad84[8];
+	uint32_t oaes;     /* which events it tells of; NVME_EVENTS_NAMESPACES */
+	uint8_t pad96[160];
 	uint16_t oacs;     /* bit 8: doorbell buffer config */
 	uint8_t acl;       /* aborts at a time, less one */
 	uint8_t aerl;
@@ -195,6 +198,7 @@ _Static_assert(sizeof(struct nvme_identify_namespace) == NVME_IDENTIFY_BYTES, "a
 
 enum nvme_log_page {
 	NVME_LOG_HEALTH = 0x02,
+	NVME_LOG_CHANGED_NAMESPACES = 0x04, /* 1024 ids, ended by 0 */
 };
 
 /* Base 5.16.1.3, SMART / Health Information. */
@@ -221,7 +225,10 @@ _Static_assert(sizeof(struct nvme_health_log) == 512, "as on the wire");
 
 enum nvme_feature {
 	NVME_FEATURE_QUEUES = 0x07,
+	NVME_FEATURE_ASYNC_EVENTS = 0x0b, /* cdw11: bits as in OAES */
 };
+
+enum { NVME_EVENTS_NAMESPACES = 1 << 8 };
 
 /* How many bytes a text of IDENTIFY has without the blanks that pad it. */
 static inline int nvme_text_bytes(const char *text, int room)

@@ -68,6 +68,7 @@ static inline void nvme_queue_init(struct nvme_queue *queue)
 
 struct nvme_transport {
 	const char *name; /* "PCIe", "passthrough": for messages and the RPC */
+	bool lists_namespaces; /* a controller may get namespaces later, and is asked which it has */
 	/*
 	 * (core) The queue by which this namespace is reached from here, counted by its users; NULL:
 	 * errno tells why.
@@ -121,6 +122,11 @@ struct nvme_controller {
 	bool leaving;  /* nvme_detach() is under way */
 	unsigned asks; /* admin commands of the control thread's under way: it stays so long */
 	struct nvme_departure *departure; /* begins when there are none; else NULL */
+	uint32_t transfer_bytes_max; /* as given to nvme_namespace_add() last */
+	/* rescan.c */
+	struct nvme_rescan *rescan; /* under way, or NULL */
+	bool rescan_again;	    /* another one is wanted behind it, of all namespaces */
+	struct nvme_rescan_wait *rescan_waits; /* to be told when that has ended */
 	void (*detached)(void *arg, int error);
 	void *detached_arg;
 	TAILQ_ENTRY(nvme_controller) link;
@@ -131,6 +137,13 @@ struct nvme_controller {
  * are removed by force, then it is detached. Commands end with -ENODEV by then.
  */
 void nvme_controller_gone(struct nvme_controller *controller);
+
+/*
+ * Control thread (rescan.c): these namespaces (count 0: perhaps any) are not what they were: they are
+ * looked at anew.
+ */
+void nvme_controller_changed(struct nvme_controller *controller, const uint32_t *nsids,
+			     unsigned count);
 
 /*
  * A namespace as a bdev. The transport fills the geometry by nvme_namespace_describe() from what

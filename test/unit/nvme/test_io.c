@@ -88,6 +88,15 @@ void nvme_controller_leave(struct nvme_namespace *ns)
 {
 }
 
+static unsigned doubts; /* calls of nvme_controller_changed() */
+
+void nvme_controller_changed(struct nvme_controller *changed, const uint32_t *nsids, unsigned count)
+{
+	assert_int_equal(count, 1);
+	assert_int_equal(nsids[0], 1);
+	doubts++;
+}
+
 /* Ends the command that has been in flight for the longest time. */
 static void end_one(int status)
 {
@@ -156,6 +165,7 @@ static void start(uint8_t shift, uint16_t oncs)
 
 static void stop(void)
 {
+	fake_settle();
 	assert_int_equal(ch->inflight, 0);
 	ch->type->channel_close(ch);
 	free(ch);
@@ -389,6 +399,9 @@ static void test_statuses(void **state)
 	one_status(NVME_STATUS(NVME_SCT_PATH, 0x71), -EIO, tries);
 	one_status(NVME_STATUS(NVME_SCT_VENDOR, 0x12), -EIO, 1);
 	one_status(-ENODEV, -ENODEV, 1);
+	fake_settle();
+	/* one that was shorter than we thought, one that was not there: one look a second will do */
+	assert_int_equal(doubts, 1);
 	assert_true(ns->errors[0].by_type[NVME_SCT_MEDIA] > 0);
 	assert_int_equal(ns->errors[0].no_status, 1);
 	assert_int_equal(ns->errors[0].retries, 2 * NVME_RETRIES_MAX);
@@ -437,6 +450,65 @@ static void test_abort(void **state)
 	end_all(NVME_SC_ABORT_REQUESTED);
 	assert_int_equal(done_count, 2);
 	assert_int_equal(flies.status, -ETIMEDOUT);
+	stop();
+}
+
+/* ---- A namespace that is not what it was ---- */
+
+/* Beyond the end: a status and an error by the operation; the namespace is looked at again. */
+static void test_beyond_the_end(void **state)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	start(9, all_oncs);
+	doubts = 0;
+	for (unsigned second = 0; second < 3; second++) {
+		for (unsigned i = 0; i < 20; i++) {
+			submit_rw(&io, &iov, BDEV_READ, 4096, 512, 0);
+			end_all(NVME_SC_LBA_OUT_OF_RANGE | NVME_STATUS_DNR);
+			assert_int_equal(io.status, -EINVAL);
+			submit(&io, BDEV_WRITE_ZEROES, 4096, 512, 0);
+			end_all(NVME_SC_LBA_OUT_OF_RANGE | NVME_STATUS_DNR);
+			assert_int_equal(io.status, -ENOSPC);
+		}
+		fake_settle();
+		assert_int_equal(doubts, second + 1);
+		fake_tick_us(NVME_DOUBT_US);
+		fake_pass();
+	}
+	stop();
+}
+
+/* What waits while the namespace shrinks, and what is cut then, is not sent beyond the end. */
+static void test_shrinks(void **state)
+{
+	struct bdev_io ios[4];
+	struct iovec iovs[4];
+	start(9, all_oncs);
+	done_count = 0;
+	submit_rw(&ios[0], &iovs[0], BDEV_WRITE, 1 << 20, 8 * MDTS_BYTES, 0);
+	submit_rw(&ios[1], &iovs[1], BDEV_READ, 1 << 20, 4096, 0);
+	submit_rw(&ios[2], &iovs[2], BDEV_WRITE, 4096, 4096, 0);
+	submit(&ios[3], BDEV_FLUSH, 0, 0, 0);
+	assert_int_equal(device.count, DEPTH);
+	atomic_store(&ns->bdev.size_bytes, 1 << 20);
+	end_all(0);
+	assert_int_equal(done_count, 4);
+	assert_int_equal(device.count, DEPTH + 2);
+	assert_int_equal(ios[0].status, -ENOSPC);
+	assert_int_equal(ios[1].status, -EINVAL);
+	assert_int_equal(ios[2].status, 0);
+	assert_int_equal(ios[3].status, 0);
+	/* nor again */
+	submit_rw(&ios[0], &iovs[0], BDEV_READ, (1 << 20) - 512, 512, 0);
+	atomic_store(&ns->bdev.size_bytes, (1 << 20) - 512);
+	device.count = 0;
+	end_all(NVME_SC_TRANSIENT);
+	assert_int_equal(ios[0].status, -EIO);
+	assert_int_equal(device.count, 0);
+	submit_rw(&ios[0], &iovs[0], BDEV_READ, (1 << 20) - 512, 512, 0);
+	assert_int_equal(ios[0].status, -EINVAL);
+	assert_int_equal(device.count, 0);
 	stop();
 }
 
@@ -561,6 +633,8 @@ int main(void)
 		cmocka_unit_test(test_statuses),
 		cmocka_unit_test(test_one_of_many_fails),
 		cmocka_unit_test(test_abort),
+		cmocka_unit_test(test_beyond_the_end),
+		cmocka_unit_test(test_shrinks),
 		cmocka_unit_test(test_fault_lines),
 		cmocka_unit_test(test_failures_are_logged),
 		cmocka_unit_test(test_formats),

@@ -145,6 +145,7 @@ static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
 		data->mdts = device->mdts;
 		data->nn = device->namespaces;
 		data->oacs = device->shadows ? NVME_OACS_DOORBELL_BUFFER : 0;
+		data->oaes = device->events_offered ? NVME_EVENTS_NAMESPACES : 0;
 		return 0;
 	}
 	if (sqe->cdw10 == NVME_CNS_ACTIVE_NAMESPACES) {
@@ -188,6 +189,31 @@ static uint16_t create_queue(struct device *device, const struct nvme_sqe *sqe)
 	return 0;
 }
 
+static uint16_t set_features(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
+{
+	if (sqe->cdw10 == NVME_FEATURE_ASYNC_EVENTS) {
+		assert_true(device->events_offered);
+		device->event_config = sqe->cdw11;
+		return 0;
+	}
+	assert_int_equal(sqe->cdw10, NVME_FEATURE_QUEUES);
+	*result = (device->queues_max - 1) << 16 | (device->queues_max - 1);
+	return 0;
+}
+
+static uint16_t get_log_page(struct device *device, const struct nvme_sqe *sqe)
+{
+	size_t bytes = ((sqe->cdw10 >> 16) + 1u) * 4;
+	uint8_t *page = device_at(device, sqe->prp1, bytes);
+	memset(page, 0, bytes);
+	if ((sqe->cdw10 & 0xff) != NVME_LOG_CHANGED_NAMESPACES)
+		return 0;
+	assert_int_equal(bytes, sizeof(device->changed));
+	memcpy(page, device->changed, bytes);
+	memset(device->changed, 0, sizeof(device->changed));
+	return 0;
+}
+
 static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
 {
 	*result = 0;
@@ -197,9 +223,9 @@ static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint
 	case NVME_ADMIN_IDENTIFY:
 		return identify(device, sqe);
 	case NVME_ADMIN_SET_FEATURES:
-		assert_int_equal(sqe->cdw10, NVME_FEATURE_QUEUES);
-		*result = (device->queues_max - 1) << 16 | (device->queues_max - 1);
-		return 0;
+		return set_features(device, sqe, result);
+	case NVME_ADMIN_GET_LOG_PAGE:
+		return get_log_page(device, sqe);
 	case NVME_ADMIN_CREATE_CQ:
 	case NVME_ADMIN_CREATE_SQ:
 		return create_queue(device, sqe);
@@ -227,11 +253,26 @@ static void step_admin(struct device *device)
 		if (device->admin_count < DEVICE_LOG_ENTRIES)
 			device->admin_log[device->admin_count] = sqe.opcode;
 		device->admin_count++;
+		if (sqe.opcode == NVME_ADMIN_ASYNC_EVENT) {
+			assert_false(device->event_asked);
+			assert_int_equal(sqe.cid, PCIE_EVENT_CID);
+			device->event_asked = true;
+			device->event_requests++;
+			continue;
+		}
+		assert_int_not_equal(sqe.cid, PCIE_EVENT_CID);
 		uint16_t status = do_admin(device, &sqe, &result);
 		if (device->stray_first)
 			device_post(device, 0, sqe.cid + 1000, 0, 0, 0);
 		device_post(device, 0, sqe.cid, 0, status, result);
 	}
+}
+
+void device_tell(struct device *device, uint32_t result)
+{
+	assert_true(device->event_asked);
+	device->event_asked = false;
+	device_post(device, 0, PCIE_EVENT_CID, 0, 0, result);
 }
 
 /* ---- Enabling ---- */
@@ -244,6 +285,8 @@ static void enable(struct device *device)
 	memset(device->bar + NVME_REG_DOORBELLS, 0, sizeof(device->bar) - NVME_REG_DOORBELLS);
 	device->shadow = device->events = 0;
 	device->pending_count = 0;
+	device->event_asked = false;
+	device->event_config = 0;
 	memcpy(&admin->sq, device->bar + NVME_REG_ASQ, 8);
 	memcpy(&admin->cq, device->bar + NVME_REG_ACQ, 8);
 	admin->sq_entries = (aqa & 0xfff) + 1;

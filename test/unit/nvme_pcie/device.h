@@ -61,6 +61,8 @@ struct device {
 	bool stray_first;     /* a completion with a wrong id before each right one */
 	bool shadows;	      /* OACS bit 8 */
 	bool no_list;	      /* CNS 2 is not known */
+	bool events_offered;  /* OAES: of namespaces */
+	uint32_t changed[1024]; /* the log page, until it is read */
 	uint8_t mdts;
 	uint32_t namespaces;
 	unsigned queues_max;	    /* by SET FEATURES */
@@ -71,6 +73,9 @@ struct device {
 	unsigned enables, disables;
 	bool shut_down, dma_stopped;
 	struct nvme_sqe last_abort;
+	unsigned event_requests; /* ever */
+	bool event_asked;	 /* one is outstanding */
+	uint32_t event_config;
 	/* its state */
 	uint64_t now_ms, change_ms; /* when EN last changed */
 	bool enabled, was_gone;
@@ -108,6 +113,8 @@ unsigned device_fetch(struct device *device);
 void device_end(struct device *device, unsigned index, uint16_t status);
 /* All, in the order in which they came. */
 void device_end_all(struct device *device);
+/* Answers the Asynchronous Event Request that is outstanding. */
+void device_tell(struct device *device, uint32_t result);
 /* A completion as it stands. */
 void device_post(struct device *device, uint16_t qid, uint16_t cid, uint16_t sqid, uint16_t status,
 		 uint32_t result);
