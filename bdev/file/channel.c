@@ -83,7 +83,7 @@ int file_channel_open(struct bdev_channel *ch)
 		add_target(&fc->sync, uring, fc->core->sync_fd);
 	if (direct)
 		fc->region = region_of(ch->reactor);
-	if (file->polled)
+	if (file->polled_bytes_max)
 		get_polled(fc, file);
 	return 0;
 }

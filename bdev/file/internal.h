@@ -24,7 +24,8 @@ enum {
 	FILE_RETRIES_MAX = 100, /* of -EAGAIN and -EINTR, one request */
 	/* requests of a remote file that a core begins: each may keep one of URING_WORKERS */
 	FILE_REMOTE_INFLIGHT_MAX = 32,
-	FILE_POLLED_INFLIGHT_MAX = 512, /* of a polled device on a core: its part of the side ring */
+	FILE_POLLED_INFLIGHT_MAX = 128, /* of a polled device on a core: its part of the side ring */
+	FILE_POLLED_MAX_BYTES = 128 << 10,
 	FILE_WHY_BYTES = 512,
 	/* the map of what is allocated is made, kept and invalidated in windows */
 	FILE_WINDOWS = 64, /* kept of a file; those of a larger one share their places */
@@ -80,7 +81,11 @@ struct file {
 	bool memory;   /* tmpfs, ramfs: system calls inside submit() */
 	bool remote;   /* FUSE, NFS, …: another process or machine answers, or does not */
 	bool block_device;
-	bool polled; /* block device with queues to be polled: READs and WRITEs on the side ring */
+	/*
+	 * Block device with queues to be polled: READs and WRITEs of up to so many bytes are done on
+	 * the side ring. 0: none. The kernel (6.1) tries for ever to poll for what it has to split.
+	 */
+	uint32_t polled_bytes_max;
 	bool read_only;
 	bool zero_range_slow;	 /* block device that is zeroed by writing */
 	uint32_t whole_bytes;	 /* fallocate() gets multiples; a power of two */

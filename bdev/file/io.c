@@ -37,15 +37,16 @@ static struct iovec segment_at(const struct bdev_io *io, uint64_t progress, uint
 }
 
 /*
- * What waits in one of the kernel's threads, or was refused before, is left to the main ring, and
- * so is a FUA write, which the kernel may have to make of a write and a flush.
+ * What waits in one of the kernel's threads, or was refused before, is left to the main ring; so is
+ * what the kernel may have to split: long ones, pieces with gaps between them, a FUA write.
  */
-static bool may_poll(const struct file_io *fio, const struct file_target *target,
+static bool may_poll(const struct file_io *fio, const struct file_target *target, uint64_t bytes,
 		     unsigned sqe_flags)
 {
 	const struct bdev_io *io = fio->io;
-	return target == &file_channel(io->ch)->body && !(io->flags & BDEV_FUA) && !fio->tries &&
-	       !sqe_flags;
+	return target == &file_channel(io->ch)->body && io->iovcnt == 1 &&
+	       bytes <= file_of(io->ch->bdev)->polled_bytes_max && !(io->flags & BDEV_FUA) &&
+	       !fio->tries && !sqe_flags;
 }
 
 static void rw_done(struct uring_op *op, int result, uint32_t cqe_flags);
@@ -67,7 +68,7 @@ static void rw_issue(struct file_io *fio, unsigned sqe_flags)
 
 	const struct side_region *region = fc->region;
 	struct io_uring_sqe *sqe;
-	if (fc->polled && may_poll(fio, target, sqe_flags)) {
+	if (fc->polled && may_poll(fio, target, most, sqe_flags)) {
 		target = &fc->polled_body;
 		region = &fc->polled->region;
 		sqe = side_ring_sqe(fc->polled);

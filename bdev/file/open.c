@@ -342,6 +342,24 @@ static bool polled_read_works(int fd, uint32_t align)
 	return works;
 }
 
+/*
+ * How much can be polled for: what one command takes, wherever its pages lie. The kernel does not
+ * wait for a free command there, so there must be many.
+ */
+static void find_polled(struct opening *o)
+{
+	struct file *file = o->file;
+	int64_t kib = queue_limit(o, "max_sectors_kb");
+	int64_t pages = queue_limit(o, "max_segments") - 1;
+	int64_t bytes = MIN_OF(kib << 10, pages * FILE_PAGE_BYTES);
+	if (!file->block_device || file->direct_fd < 0 || queue_limit(o, "io_poll") <= 0 ||
+	    queue_limit(o, "chunk_sectors") > 0 ||
+	    queue_limit(o, "nr_requests") < FILE_POLLED_INFLIGHT_MAX || bytes < FILE_PAGE_BYTES ||
+	    !polled_read_works(file->direct_fd, file->bdev.align_bytes))
+		return;
+	file->polled_bytes_max = (uint32_t)MIN_OF(bytes, (int64_t)FILE_POLLED_MAX_BYTES);
+}
+
 /* Whether holes can be punched: asked for beyond the end, where there is nothing to lose. */
 static bool can_punch(const struct file *file)
 {
@@ -408,9 +426,7 @@ int file_open(struct file *file, const struct bdev_file_options *options, char w
 			return error;
 	}
 	find_caps(&o);
-	file->polled = file->block_device && file->direct_fd >= 0 &&
-		       queue_limit(&o, "io_poll") > 0 &&
-		       polled_read_works(file->direct_fd, bdev->align_bytes);
+	find_polled(&o);
 	bdev->type = &bdev_file_type;
 	bdev->numa_id = REGION_ANY_NODE;
 	bdev->io_ctx_bytes = sizeof(struct file_io);

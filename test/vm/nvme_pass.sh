@@ -183,6 +183,7 @@ if [ "$mode" = polled ]; then
 else
 	check "block device: interrupts count" more "$before" "$after"
 fi
+check "block device: verified, large" verified small --bs 1M --requests 6 --iodepth 2 --offset 14M --size 2M
 commands small
 stop "block device"
 kernel_sees /dev/nvme0n1

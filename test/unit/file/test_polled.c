@@ -8,7 +8,7 @@
 
 #include "test/unit/file/fake_ring.h"
 
-enum { PAGE = FILE_PAGE_BYTES, DIRECT_FD = 1001, REGION_BYTES = 1 << 20 };
+enum { PAGE = FILE_PAGE_BYTES, DIRECT_FD = 1001, REGION_BYTES = 1 << 20, POLLED_BYTES = 64 << 10 };
 
 static _Alignas(PAGE) uint8_t memory[1 << 20];
 static _Alignas(PAGE) uint8_t region[REGION_BYTES];
@@ -18,7 +18,8 @@ static struct bdev_channel *ch;
 static void begin(void)
 {
 	file = world_make_file(1 << 20, true);
-	file->block_device = file->polled = true;
+	file->block_device = true;
+	file->polled_bytes_max = POLLED_BYTES;
 	file->direct_end = UINT64_MAX;
 	ch = world_open_channel(file, 0);
 }
@@ -67,13 +68,27 @@ static void reads_and_writes_are_polled(void **state)
 	fake_complete(1, PAGE);
 	assert_done(&r, 0);
 	assert_done(&w, 0);
+}
+
+/* The kernel would try for ever. */
+static void what_may_be_split_is_not_polled(void **state)
+{
+	struct request r, w;
+	begin();
 	w.io.iovcnt = 2;
 	w.iov[0] = (struct iovec){memory, PAGE};
 	w.iov[1] = (struct iovec){memory + 2 * PAGE, PAGE};
 	request_submit(&w, ch, BDEV_WRITE, 0, 0, 2 * PAGE);
-	assert_polled(2, IORING_OP_WRITEV);
-	fake_complete(2, 2 * PAGE);
+	assert_main(0, IORING_OP_WRITEV);
+	fake_complete(0, 2 * PAGE);
 	assert_done(&w, 0);
+	request_submit_buffer(&r, ch, BDEV_READ, 0, 0, memory, POLLED_BYTES);
+	assert_polled(1, IORING_OP_READ);
+	fake_complete(1, POLLED_BYTES);
+	request_submit_buffer(&r, ch, BDEV_READ, 0, 0, memory, POLLED_BYTES + PAGE);
+	assert_main(2, IORING_OP_READ);
+	fake_complete(2, POLLED_BYTES + PAGE);
+	assert_done(&r, 0);
 }
 
 static void what_must_last_is_not_polled(void **state)
@@ -165,6 +180,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 	const struct CMUnitTest cases[] = {
 		CASE(reads_and_writes_are_polled),
+		CASE(what_may_be_split_is_not_polled),
 		CASE(what_must_last_is_not_polled),
 		CASE(what_can_not_be_polled_is_done_otherwise),
 		CASE(errors_are_errors),
