@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * io: cutting. A READ or WRITE becomes commands of at most MDTS bytes, each of a payload that PRPs can
- * describe: pages, whole but at its two ends. WRITE_ZEROES becomes commands of at most 65536 blocks,
+ * describe: pages, whole but at its two ends (unless the queue takes SGLs). WRITE_ZEROES becomes commands of at most 65536 blocks,
  * or writes of zeroes; TRIM one range a command. Failed commands are sent again where the device
  * allows it. Allocates nothing, and logs what has failed only (fault.h).
  */
@@ -48,7 +48,7 @@ static uint32_t take_payload(struct nvme_io *nio, struct nvme_command *command, 
 	while (bytes < most && at < io->iovcnt) {
 		uint8_t *base = (uint8_t *)io->iov[at].iov_base + offset;
 		size_t length = MIN_OF(io->iov[at].iov_len - offset, (size_t)(most - bytes));
-		if (command->iovcnt) {
+		if (command->iovcnt && !command->queue->sgl) {
 			const struct iovec *last = &command->iov[command->iovcnt - 1];
 			uintptr_t end = (uintptr_t)last->iov_base + last->iov_len;
 			if (!on_page(end) || !on_page((uintptr_t)base))

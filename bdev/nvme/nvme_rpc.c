@@ -309,7 +309,8 @@ struct option_params {
 	const char *action_on_timeout;
 	uint64_t timeout_us;
 	uint64_t timeout_admin_us;
-	bool has_timeout, has_timeout_admin;
+	bool sgl;
+	bool has_timeout, has_timeout_admin, has_sgl;
 };
 
 static const char *const timeout_actions[] = {
@@ -343,6 +344,12 @@ static const struct rpc_param option_params[] = {
 	 .present_offset = offsetof(struct option_params, has_timeout_admin),
 	 .help = "How long an admin command may take. At first, and with 0, 10 s; for passthrough "
 		 "what the kernel has"},
+	{.name = "sgl",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct option_params, sgl),
+	 .present_offset = offsetof(struct option_params, has_sgl),
+	 .help = "PCIe: describe payloads by scatter gather lists where the device takes them (at "
+		 "first: true), else by pages"},
 	{.name = "keep_alive_timeout_ms", .type = RPC_OFF, .help = "Of fabrics"},
 	{.name = "arbitration_burst", .type = RPC_OFF, .help = "Arbitration is round robin"},
 	{.name = "low_priority_weight", .type = RPC_OFF, .help = "Arbitration is round robin"},
@@ -367,6 +374,8 @@ static void handle_set_options(struct rpc_call *call, const void *arg)
 		options.timeout_admin_us = us ? us : NVME_TIMEOUT_ADMIN_US;
 		options.timeout_admin_is_set = us != 0;
 	}
+	if (params->has_sgl)
+		options.sgl = params->sgl;
 	nvme_options_set(&options);
 	rpc_reply(call, NULL);
 }

@@ -7,7 +7,7 @@
 #define DEFAULTS                                                                                   \
 	{                                                                                          \
 		.timeout_us = NVME_TIMEOUT_US, .timeout_admin_us = NVME_TIMEOUT_ADMIN_US,          \
-		.action_on_timeout = NVME_TIMEOUT_ABORT,                                           \
+		.action_on_timeout = NVME_TIMEOUT_ABORT, .sgl = true,                              \
 	}
 
 const struct nvme_options nvme_options_default = DEFAULTS;

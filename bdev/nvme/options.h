@@ -24,6 +24,7 @@ struct nvme_options {
 	uint64_t timeout_us;	   /* of an I/O command; 0: none */
 	uint64_t timeout_admin_us; /* never 0: who waits for one holds up others */
 	uint8_t action_on_timeout; /* enum nvme_timeout_action */
+	bool sgl; /* payloads are described by SGLs where the device takes them */
 	/* The kernel has time-outs of its own: passthrough uses these only where somebody has set them. */
 	bool timeout_is_set, timeout_admin_is_set;
 };

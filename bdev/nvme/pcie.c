@@ -118,13 +118,14 @@ static void tell(const struct pcie_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->base.identify;
 	int length = nvme_text_bytes(identify->model, sizeof(identify->model));
-	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
+	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s%s",
 		   controller->base.address, length, identify->model, controller->queue_count,
 		   controller->queue_count == 1 ? "" : "s",
 		   (unsigned)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) -
 			   1,
 		   controller->transfer_bytes_max >> 10,
-		   controller->shadows ? ", shadow doorbells" : "");
+		   controller->shadows ? ", shadow doorbells" : "",
+		   controller->sgl ? ", SGLs" : "");
 }
 
 static int start(struct pcie *pcie, char *why)
@@ -224,10 +225,10 @@ static void dump(const struct nvme_controller *base, json_t *object)
 		sum.bounces += counter_read(&queue->stats.bounces);
 	}
 	json_t *info = json_pack(
-		"{s:s, s:i, s:i, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
+		"{s:s, s:i, s:i, s:b, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
 		states[controller->state], "io_queues", (int)controller->queue_count, "queue_depth",
 		(int)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) - 1,
-		"shadow_doorbells", (int)controller->shadows, "numa_id", pcie->device.node,
+		"shadow_doorbells", (int)controller->shadows, "sgl", (int)controller->sgl, "numa_id", pcie->device.node,
 		"resets", (json_int_t)controller->resets, "timeouts", (json_int_t)sum.timeouts,
 		"retries", (json_int_t)sum.retries, "bounced", (json_int_t)sum.bounces,
 		"stray_completions", (json_int_t)sum.strays, "events",

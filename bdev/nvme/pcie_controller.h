@@ -84,6 +84,8 @@ struct pcie_controller {
 	struct pcie_queue *queues[REACTOR_MAX]; /* by reactor index; NULL: no storage role */
 	unsigned queue_count;
 	bool shadows; /* shadow doorbells are agreed upon */
+	bool sgl;     /* payloads may be described by SGLs */
+	uint32_t sgl_mask;
 	/* ---- control thread's (pcie_reset.c) ---- */
 	enum pcie_controller_state state;
 	bool remove_wanted; /* it was asked for during a reset */

@@ -82,6 +82,7 @@ struct pcie_queue {
 	struct pcie_slot *slots; /* [depth] */
 	struct pcie_slot_list held;
 	uint64_t *lists; /* PCIE_PRP_LIST_ENTRIES for each command */
+	uint32_t sgl_mask; /* with base.sgl: bits that are 0 in a segment's address and length */
 	uint64_t lists_iova;
 	uint8_t *pages; /* to bounce through; page_count of them */
 	uint64_t pages_iova;
@@ -123,9 +124,13 @@ void pcie_queue_resume(struct pcie_queue *queue);
 /* All end with -ENODEV, as do those that come. The device does no DMA any more. */
 void pcie_queue_fail(struct pcie_queue *queue);
 
+/* ---- pcie_sgl.c ---- */
+/* Describes the payload by a scatter gather list. False: it can not be, as it lies. */
+bool pcie_sgl_set(struct pcie_queue *queue, struct nvme_command *command);
+
 /* ---- pcie_prp.c ---- */
 /*
- * Sets prp1, prp2 and the list of a command. -EAGAIN: it has to be bounced and there are not enough
+ * Describes a command's payload: by PRPs, or where the queue has them by an SGL. -EAGAIN: it has to be bounced and there are not enough
  * pages; -EINVAL: more than PCIE_TRANSFER_MAX_BYTES, or iov and bytes disagree.
  */
 int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command);

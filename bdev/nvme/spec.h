@@ -44,18 +44,40 @@ enum {
 	NVME_COMMAND_BLOCKS_MAX = 1 << 16, /* of READ, WRITE, WRITE ZEROES: NLB is 16 bits, 0's based */
 };
 
+/* Base 4.1.2: a descriptor of a scatter gather list. */
+struct nvme_sgl {
+	uint64_t address;
+	uint32_t bytes;
+	uint8_t reserved[3];
+	uint8_t type; /* enum nvme_sgl_type */
+};
+_Static_assert(sizeof(struct nvme_sgl) == 16, "as on the wire");
+
+/* 7:4 the type, 3:0 0: the address is one of memory. */
+enum nvme_sgl_type {
+	NVME_SGL_DATA = 0x00,	      /* a segment of the payload */
+	NVME_SGL_LAST_SEGMENT = 0x30, /* where the list stands, all of it */
+};
+
 /* Base 3.3.3: a submission queue entry. */
 struct nvme_sqe {
 	uint8_t opcode;
-	uint8_t flags; /* 7:6 PSDT: 0 PRPs, 1 SGLs */
+	uint8_t flags; /* 7:6 PSDT: 0 PRPs, NVME_SQE_SGL */
 	uint16_t cid;
 	uint32_t nsid;
 	uint32_t cdw2, cdw3;
 	uint64_t metadata;
-	uint64_t prp1, prp2;
+	union {
+		struct {
+			uint64_t prp1, prp2;
+		};
+		struct nvme_sgl sgl;
+	};
 	uint32_t cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
 };
 _Static_assert(sizeof(struct nvme_sqe) == NVME_SQE_BYTES, "as on the wire");
+
+enum { NVME_SQE_SGL = 1 << 6 };
 
 /* cdw12 of READ, WRITE, WRITE ZEROES; bits 15:0 are the number of blocks less one. */
 enum nvme_rw_flags {
@@ -159,10 +181,16 @@ struct nvme_identify_controller {
 	uint8_t fna;
 	uint8_t vwc;       /* bit 0: there is a volatile write cache */
 	uint8_t pad526[10];
-	uint32_t sgls;     /* bits 1:0: 1 SGLs, 2 SGLs aligned to 4 bytes */
+	uint32_t sgls;     /* bits 1:0: enum nvme_sgls */
 	uint8_t pad540[3556];
 };
 _Static_assert(sizeof(struct nvme_identify_controller) == NVME_IDENTIFY_BYTES, "as on the wire");
+
+enum nvme_sgls {
+	NVME_SGLS_MASK = 3,
+	NVME_SGLS_ANY = 1,     /* segments of any alignment */
+	NVME_SGLS_ALIGNED = 2, /* to 4 bytes, address and length */
+};
 
 enum nvme_oncs {
 	NVME_ONCS_DSM = 1 << 2,

@@ -25,12 +25,12 @@ struct nvme_namespace;
 struct nvme_controller;
 
 /*
- * One command. Above the transport: sqe (but for cid, prp1, prp2, PSDT), iov, iovcnt, bytes, done,
+ * One command. Above the transport: sqe (but for cid, prp1, prp2, sgl, PSDT), iov, iovcnt, bytes, done,
  * owner. The transport describes the payload in its own way and calls done() once.
  */
 struct nvme_command {
 	struct nvme_sqe sqe;
-	struct iovec iov[BDEV_IO_MAX_IOVS]; /* payload; whole pages but for both its ends */
+	struct iovec iov[BDEV_IO_MAX_IOVS]; /* payload; whole pages but for both its ends (!queue->sgl) */
 	uint16_t iovcnt;
 	uint16_t index;  /* in queue->commands, for ever */
 	uint32_t bytes;  /* of the payload; 0: none */
@@ -48,6 +48,7 @@ struct nvme_queue {
 	struct reactor *reactor;
 	struct nvme_command *commands; /* [depth] */
 	unsigned depth;		       /* commands that may be in flight at a time */
+	bool sgl;		       /* a payload's segments may begin and end anywhere */
 	struct nvme_command *free;
 	TAILQ_HEAD(, nvme_io) waiting; /* for a free command */
 };

@@ -144,32 +144,6 @@ no_interrupts() {
 	done
 }
 
-# every thread of the target is traced
-traced() {
-	! grep -L 'TracerPid:.*[1-9]' /proc/$server/task/*/status | grep -q .
-}
-
-# calls DISK: the target's system calls while it serves 400 READs, one at a time
-calls() {
-	strace -c -f -o /tmp/strace.log -p $server 2>/dev/null &
-	tracer=$!
-	until_true 60 traced || echo untraced
-	pollux-perf "$(uri "$1")" --rw randread --bs 4k --iodepth 1 --requests 400 --quiet >/dev/null || echo failed
-	kill $tracer
-	wait $tracer
-	awk '$4 ~ /^[0-9]+$/ && $NF != "total" { sum += $4 } END { print sum + 0 }' /tmp/strace.log
-}
-
-# as_few_calls DISK OTHER: no more than the other disk needs, but for 20: how they fall into passes differs
-as_few_calls() {
-	of_disk=$(calls "$1")
-	cat /tmp/strace.log
-	of_other=$(calls "$2")
-	cat /tmp/strace.log
-	echo "400 READs: $of_disk system calls with $1, $of_other with $2"
-	[ "$of_other" -ge 400 ] && [ "$of_disk" -ge 400 ] && [ "$of_disk" -le $((of_other + 20)) ]
-}
-
 no_fault() {
 	dmesg | grep -i 'dmar.*fault\|DMAR:.*PTE' && return 1
 	return 0
@@ -190,6 +164,25 @@ refused_user() {
 	) >/tmp/answer 2>&1 && return 1
 	cat /tmp/answer
 	grep -q "$1" /tmp/answer
+}
+
+# sgl_is VALUE: of the one controller
+sgl_is() {
+	works bdev_nvme_get_controllers && grep -q "\"sgl\":$1" /tmp/answer
+}
+
+# without SGLs: there and back over the edges of pages and of MDTS
+by_pages() {
+	works bdev_nvme_set_options '{"sgl":false,"timeout_us":40000000,"action_on_timeout":"reset"}' &&
+		works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")" && sgl_is false &&
+		works export_create '{"name":"pages","bdev":"Nvme0n1"}' &&
+		qemu_io pages -c 'write -P 7 3584 1M' -c 'write -P 8 2M 4k' -c 'write -P 9 2101248 8k' \
+			-c 'read -P 7 3584 1M' -c 'read -P 8 2M 4k' -c 'read -P 9 2101248 8k' &&
+		works bdev_nvme_detach_controller '{"name":"Nvme0"}'
+}
+
+rescanned() {
+	works bdev_nvme_rescan_controller '{"name":"Nvme0"}' && grep -q '"Nvme0n1", *"Nvme0n2"' /tmp/answer
 }
 
 # huge_pages_on NODE: of the target's memory
@@ -221,7 +214,11 @@ check "twice" says 'attached already' bdev_nvme_attach_controller "$(attach Nvme
 check "listed" lists bdev_nvme_get_controllers Nvme0n2
 check "a format with metadata" says 'metadata' bdev_nvme_attach_controller "$(attach x "$pci3")"
 check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
+check "payloads by pages" by_pages
+check "payloads by lists" works bdev_nvme_set_options '{"sgl":true}'
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
+check "lists are used" sgl_is true
+check "its namespaces are looked at" rescanned
 stop "attached"
 refuses "a namespace that is not there" timeout 60 pollux -r none -l unix://$sock --cores 0 \
 	"nvme:$pci0/n7"
@@ -255,12 +252,6 @@ check "after kill -9: copy out" nbdcopy "$(uri one)" /tmp/back
 check "after kill -9: the same" cmp -n 8388608 /tmp/image /tmp/back
 rm -f /tmp/back
 check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --size 4M
-# null that takes its time, as a device does: system calls are those of the sockets
-check "null" works bdev_null_create '{"name":"Null0","num_blocks":131072,"block_size":512}'
-check "null that takes its time" works bdev_delay_create '{"name":"Late0","base_bdev_name":"Null0",
-	"avg_read_latency":50,"p99_read_latency":50,"avg_write_latency":50,"p99_write_latency":50}'
-check "exported" works export_create '{"name":"late","bdev":"Late0"}'
-check "no more system calls than null needs" as_few_calls one late
 stop polling
 
 # ---- The kernel's view ----

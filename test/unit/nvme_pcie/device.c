@@ -144,6 +144,7 @@ static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
 		       sizeof(data->model));
 		data->mdts = device->mdts;
 		data->nn = device->namespaces;
+		data->sgls = device->sgls;
 		data->oacs = device->shadows ? NVME_OACS_DOORBELL_BUFFER : 0;
 		data->oaes = device->events_offered ? NVME_EVENTS_NAMESPACES : 0;
 		return 0;
@@ -357,10 +358,53 @@ unsigned device_fetch(struct device *device)
 	return device->pending_count;
 }
 
-void device_move(const struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
+static void move_segment(const struct device *device, const struct nvme_sgl *segment,
+			 uint8_t *buffer, bool to_memory)
+{
+	assert_int_equal(segment->type, NVME_SGL_DATA);
+	assert_true(segment->bytes > 0);
+	if (device->sgls == NVME_SGLS_ALIGNED)
+		assert_int_equal((segment->address | segment->bytes) & 3, 0);
+	void *memory = device_at(device, segment->address, segment->bytes);
+	if (to_memory)
+		memcpy(memory, buffer, segment->bytes);
+	else
+		memcpy(buffer, memory, segment->bytes);
+}
+
+static void move_sgl(struct device *device, const struct nvme_sgl *sgl, uint8_t *buffer,
+		     size_t bytes, bool to_memory)
+{
+	const struct nvme_sgl *list = sgl;
+	size_t done = 0;
+	unsigned count = 1;
+	assert_true(device->sgls);
+	if (sgl->type != NVME_SGL_DATA) {
+		assert_int_equal(sgl->type, NVME_SGL_LAST_SEGMENT);
+		assert_int_equal(sgl->bytes % sizeof(*list), 0);
+		assert_int_equal(sgl->address & 15, 0);
+		count = sgl->bytes / sizeof(*list);
+		assert_true(count > 1);
+		list = device_at(device, sgl->address, sgl->bytes);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		assert_true(list[i].bytes <= bytes - done);
+		move_segment(device, &list[i], buffer + done, to_memory);
+		done += list[i].bytes;
+	}
+	assert_int_equal(done, bytes);
+	device->sgl_count++;
+	device->sgl_segments = count;
+}
+
+void device_move(struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
 		 size_t bytes, bool to_memory)
 {
 	uint64_t at = sqe->prp1, list = 0;
+	if (sqe->flags == NVME_SQE_SGL) {
+		move_sgl(device, &sqe->sgl, buffer, bytes, to_memory);
+		return;
+	}
 	assert_int_equal(sqe->flags & 0xc0, 0);
 	assert_int_equal(at & 3, 0);
 	size_t first = MIN_OF(bytes, PAGE - at % PAGE);

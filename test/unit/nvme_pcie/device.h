@@ -61,6 +61,7 @@ struct device {
 	bool stray_first;     /* a completion with a wrong id before each right one */
 	bool shadows;	      /* OACS bit 8 */
 	bool no_list;	      /* CNS 2 is not known */
+	uint32_t sgls;	      /* as in IDENTIFY */
 	bool events_offered;  /* OAES: of namespaces */
 	uint32_t changed[1024]; /* the log page, until it is read */
 	uint8_t mdts;
@@ -73,6 +74,7 @@ struct device {
 	unsigned enables, disables;
 	bool shut_down, dma_stopped;
 	struct nvme_sqe last_abort;
+	unsigned sgl_count, sgl_segments; /* payloads that came by SGLs; segments of the last */
 	unsigned event_requests; /* ever */
 	bool event_asked;	 /* one is outstanding */
 	uint32_t event_config;
@@ -120,8 +122,8 @@ void device_post(struct device *device, uint16_t qid, uint16_t cid, uint16_t sqi
 		 uint32_t result);
 /* Memory behind an IOVA, all of it inside one mapping. */
 void *device_at(const struct device *device, uint64_t iova, size_t bytes);
-/* Moves `bytes` between the PRPs' memory and the buffer, as Base 4.1.1 says. */
-void device_move(const struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
+/* Moves `bytes` between the PRPs' or the SGL's memory and the buffer, as Base 4.1 says. */
+void device_move(struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
 		 size_t bytes, bool to_memory);
 
 #endif
