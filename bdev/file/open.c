@@ -349,13 +349,14 @@ static bool polled_read_works(int fd, uint32_t align)
 static void find_polled(struct opening *o)
 {
 	struct file *file = o->file;
-	int64_t kib = queue_limit(o, "max_sectors_kb");
-	int64_t pages = queue_limit(o, "max_segments") - 1;
-	int64_t bytes = MIN_OF(kib << 10, pages * FILE_PAGE_BYTES);
 	if (!file->block_device || file->direct_fd < 0 || queue_limit(o, "io_poll") <= 0 ||
 	    queue_limit(o, "chunk_sectors") > 0 ||
-	    queue_limit(o, "nr_requests") < FILE_POLLED_INFLIGHT_MAX || bytes < FILE_PAGE_BYTES ||
-	    !polled_read_works(file->direct_fd, file->bdev.align_bytes))
+	    queue_limit(o, "nr_requests") < FILE_POLLED_INFLIGHT_MAX)
+		return;
+	int64_t kib = queue_limit(o, "max_sectors_kb");
+	int64_t pages = queue_limit(o, "max_segments") - 1;
+	int64_t bytes = MIN_OF(kib * 1024, pages * FILE_PAGE_BYTES);
+	if (bytes < FILE_PAGE_BYTES || !polled_read_works(file->direct_fd, file->bdev.align_bytes))
 		return;
 	file->polled_bytes_max = (uint32_t)MIN_OF(bytes, (int64_t)FILE_POLLED_MAX_BYTES);
 }
