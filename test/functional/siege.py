@@ -18,9 +18,9 @@ SIZE = 8 * MIB
 KEY = "0123456789abcdef" * 4
 ROUNDS = 3
 ALONE_SECONDS = 3 if FULL else 0.5
-# In the round that grows least: a buffer or an allocator's arena may be touched for the first time in
-# any of them, but what each session leaks grows all.
-GROWTH_BYTES = 2 * MIB
+# In the round that grows least: a huge page of a buffer or of an allocator's arena may be touched for the
+# first time in any of them, but what each session leaks grows all.
+GROWTH_BYTES = 4 * MIB
 # What is asked for is twice, on a machine of its own; tests share theirs.
 LATENCY_TIMES = 4
 
