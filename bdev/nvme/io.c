@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * io: cutting. A READ or WRITE becomes commands of at most MDTS bytes, each of a payload that PRPs can
- * describe: pages, whole but at its two ends (unless the queue takes SGLs). WRITE_ZEROES becomes commands of at most 65536 blocks,
- * or writes of zeroes; TRIM one range a command. Failed commands are sent again where the device
- * allows it. Allocates nothing, and logs what has failed only (fault.h).
+ * describe: pages, whole but at its two ends (unless the queue takes SGLs). WRITE_ZEROES becomes
+ * commands of at most 65536 blocks, or writes of zeroes; TRIM one range a command. Failed commands
+ * are sent again where the device allows it. Allocates and logs nothing but for what has failed
+ * (fault.h).
  */
 #include "bdev/nvme/io.h"
 

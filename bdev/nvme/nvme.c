@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme: opening a namespace by its address. Those who ask for one controller at the same time share
- * its attachment. Where the kernel passes no
- * commands to a namespace of its own, the block device beside it is served, by the file bdev.
+ * its attachment. Where the kernel passes no commands to a namespace of its own, the block device
+ * beside it is served, by the file bdev.
  */
 #include "bdev/nvme/nvme.h"
 

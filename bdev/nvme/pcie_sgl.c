@@ -12,12 +12,13 @@ _Static_assert(BDEV_IO_MAX_IOVS * sizeof(struct nvme_sgl) <= PCIE_PRP_LIST_BYTES
 /* Appends a segment, or makes the last one longer. */
 static void add(struct nvme_sgl *list, unsigned *count, uint64_t iova, size_t bytes)
 {
-	struct nvme_sgl *last = &list[*count - 1];
-	if (*count && last->address + last->bytes == iova) {
-		last->bytes += (uint32_t)bytes;
+	struct nvme_sgl *next = &list[*count];
+	if (*count && next[-1].address + next[-1].bytes == iova) {
+		next[-1].bytes += (uint32_t)bytes;
 		return;
 	}
-	list[(*count)++] = (struct nvme_sgl){.address = iova, .bytes = (uint32_t)bytes};
+	(*count)++;
+	*next = (struct nvme_sgl){.address = iova, .bytes = (uint32_t)bytes};
 }
 
 bool pcie_sgl_set(struct pcie_queue *queue, struct nvme_command *command)
