@@ -6,6 +6,7 @@
 #include "app/pollux/framework_rpc.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,6 +20,36 @@
 #include "reactor/control.h"
 
 uint32_t framework_shutdown_timeout_ms = 5000;
+
+/* ---- The start ---- */
+
+static bool started;
+static struct rpc_call *waiting; /* for it to end; the context of each is the next */
+
+static void wait_init(struct rpc_call *call, const void *params)
+{
+	if (started) {
+		rpc_reply(call, NULL);
+		return;
+	}
+	rpc_set_context(call, waiting);
+	waiting = call;
+}
+
+void framework_started(int error)
+{
+	started = true;
+	while (waiting) {
+		struct rpc_call *call = waiting;
+		waiting = rpc_context(call);
+		if (error)
+			rpc_error(call, error, "ended before all of the command line was served");
+		else
+			rpc_reply(call, NULL);
+	}
+}
+
+/* ---- The process ---- */
 
 static void get_version(struct rpc_call *call, const void *params)
 {
@@ -164,6 +195,10 @@ static const struct rpc_method methods[] = {
 	 .help = "The version, in SPDK's form.",
 	 .handler = get_version,
 	 .result = "{version, fields: {major, minor, patch, suffix}}"},
+	{.name = "framework_wait_init",
+	 .help = "Answers when everything on the command line is served; at once after that.",
+	 .handler = wait_init,
+	 .result = "true"},
 	{.name = "framework_get_reactors",
 	 .help = "The reactors with their busy and idle ticks, connections and memory.",
 	 .handler = get_reactors,

@@ -9,4 +9,7 @@
 extern const struct rpc_table framework_rpc;
 extern uint32_t framework_shutdown_timeout_ms;
 
+/* The command line is served, or (a negative errno) will not be: answers framework_wait_init. */
+void framework_started(int error);
+
 #endif

@@ -282,6 +282,7 @@ static void create_next(void)
 		listen_next();
 	} else {
 		tell_ready();
+		framework_started(0);
 		struct access_options access = access_options();
 		if (options.stdio && stdio_client_serve(&access, client_gone))
 			fail("no memory for a connection");
@@ -387,6 +388,7 @@ int main(int argc, char **argv)
 	export_end_here = nbd_end_export_here;
 	create_next();
 	control_run();
+	framework_started(-ESHUTDOWN);
 	rpc_socket_close();
 	rpc_server_destroy(rpc);
 	reactors_stop();

@@ -188,9 +188,9 @@ class Target:
                 if self.listen:
                     rawnbd.Client(self.address).close()
                 if self.rpc_path:
-                    rpcclient.Rpc(self.rpc_path).close()
+                    self.rpc("framework_wait_init")
                 return True
-            except OSError:
+            except (OSError, rpcclient.RpcError):
                 time.sleep(0.002)
         self.kill()
         raise AssertionError(f"pollux did not listen within {START_SECONDS} s\n{self.log()}")

@@ -18,8 +18,8 @@ from rpcbase import RpcTest
 from rpcclient import RpcError
 
 REQUIRED = """rpc_get_methods rpc_get_schema spdk_get_version framework_get_reactors
-    framework_get_info framework_get_rings framework_shutdown bdev_malloc_create bdev_malloc_delete
-    bdev_null_create bdev_null_delete bdev_file_create bdev_file_delete bdev_uring_create
+    framework_get_info framework_get_rings framework_wait_init framework_shutdown
+    bdev_malloc_create bdev_malloc_delete bdev_null_create bdev_null_delete bdev_file_create bdev_file_delete bdev_uring_create
     bdev_uring_delete bdev_aio_create bdev_aio_delete bdev_delay_create bdev_delay_delete
     bdev_error_create bdev_error_delete bdev_error_inject_error bdev_get_bdevs bdev_get_iostat
     export_create export_delete export_get_exports listener_create listener_delete
@@ -55,6 +55,29 @@ class Framework(RpcTest):
                         self.rpc(schema["name"])
                     except RpcError as error:
                         self.assertNotEqual(error.code, rpcclient.METHOD_NOT_FOUND)
+
+    def test_wait_init(self):
+        """Asked as early as the socket takes it, it answers when the command line is served."""
+        count = 500
+        target = self.new_target(*[f"n{number}=null:1M" for number in range(count)])
+        target.launch()
+        exports = []
+
+        def asked():
+            try:
+                with rpcclient.Rpc(target.rpc_path) as rpc:
+                    exports.append(len(rpc.call("export_get_exports")))
+                    self.assertIs(rpc.call("framework_wait_init"), True)
+                    exports.append(len(rpc.call("export_get_exports")))
+                    listeners = rpc.call("listener_get_listeners")
+            except OSError:
+                return False
+            self.assertEqual(len(listeners), 1)
+            return True
+
+        harness.wait_for(asked, harness.START_SECONDS, "the RPC socket")
+        self.assertEqual(exports[-1], count, exports)
+        self.assertIs(target.rpc("framework_wait_init"), True)  # and again, at once
 
     def refused_with(self, method, parameter, params):
         """The same as refused(), for parameters of any name."""
