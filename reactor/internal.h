@@ -32,5 +32,6 @@ void workers_stop(void);
 
 extern bool reactor_never_sleeps;
 extern uint64_t reactor_idle_poll_ticks;
+extern unsigned reactor_busy_poll_us;
 
 #endif

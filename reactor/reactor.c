@@ -24,6 +24,7 @@ struct uring_caps reactor_caps;
 __thread struct reactor *reactor_self;
 bool reactor_never_sleeps;
 uint64_t reactor_idle_poll_ticks;
+unsigned reactor_busy_poll_us;
 
 void reactor_wake(struct reactor *reactor)
 {
@@ -121,6 +122,8 @@ int reactor_loop(void *arg)
 	reactor_self = reactor;
 	reactor->tid = gettid();
 	int error = uring_init(&reactor->uring, &reactor_caps, URING_SQ_ENTRIES, URING_CQ_ENTRIES);
+	if (!error && reactor_busy_poll_us && !uring_busy_poll(&reactor->uring, reactor_busy_poll_us))
+		reactor->busy_poll_us = reactor_busy_poll_us;
 	atomic_store(&reactor->started, error ? error : 1);
 	if (error)
 		return error;

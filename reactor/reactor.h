@@ -113,6 +113,7 @@ struct reactor {
 	unsigned lcore;
 	int wake_fd;
 	int tid; /* of the thread */
+	unsigned busy_poll_us; /* 0 where the kernel can not */
 	/* shared */
 	cache_aligned _Atomic uint32_t sleeping;
 	struct rte_ring *control;	     /* MPSC */
@@ -135,6 +136,7 @@ struct reactor_config {
 	unsigned core_count;
 	bool poll;	       /* never sleep */
 	unsigned idle_poll_us; /* polls this long after the last work, then sleeps */
+	unsigned busy_poll_us; /* before it sleeps the kernel polls its sockets' cards so long */
 	uint64_t buffer_bytes; /* I/O buffers of one reactor */
 	const char *eal_args;  /* extra arguments for rte_eal_init(), or NULL */
 };

@@ -141,6 +141,7 @@ int reactors_start(const struct reactor_config *config, char *why, size_t why_by
 		return error;
 	reactor_never_sleeps = config->poll;
 	reactor_idle_poll_ticks = clock_us_to_ticks(config->idle_poll_us);
+	reactor_busy_poll_us = config->busy_poll_us;
 	reactor_count = config->core_count;
 	for (unsigned i = 0; i < reactor_count; i++) {
 		error = make_reactor(config, i);

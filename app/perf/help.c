@@ -42,7 +42,7 @@ const char perf_help[] =
 	"\n"
 	"How:\n"
 	"  --cores LIST        CPUs, a pinned thread on each: 1, 0-2,5 (default: one thread)\n"
-	"  --poll              never sleeps; --idle-poll US: polls so long before it does\n"
+	"  --poll              never sleeps; --idle-poll US: polls so long before it does (50)\n"
 	"  --timeout T         for connecting, and for a reply (default 30)\n"
 	"\n"
 	"Output:\n"

@@ -20,7 +20,7 @@ enum {
 	PERF_CONNECTIONS_MAX = 16384, /* of one URI */
 	PERF_BLOCK_MAX_BYTES = 64 << 20,
 	PERF_WHY_BYTES = 512,
-	PERF_IDLE_POLL_US = 0, /* the default */
+	PERF_IDLE_POLL_US = 50, /* the default */
 };
 
 /* What every reader of JSON can tell exactly. */

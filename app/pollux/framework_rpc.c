@@ -53,6 +53,7 @@ static json_t *describe_reactor(const struct reactor *reactor)
 	json_object_set_new(object, "roles", role_names(reactor->roles));
 	json_object_set_new(object, "numa_id", json_integer(reactor->node));
 	json_object_set_new(object, "loops", json_integer(counter_read(&reactor->stats.loops)));
+	json_object_set_new(object, "busy_poll_us", json_integer(reactor->busy_poll_us));
 	json_object_set_new(object, "sleeps", json_integer(counter_read(&reactor->stats.sleeps)));
 	json_object_set_new(object, "io_uring_enters",
 			    json_integer(counter_read(&reactor->uring.enters)));

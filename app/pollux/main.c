@@ -306,6 +306,7 @@ static int start_reactors(char *why, size_t why_bytes)
 	static struct reactor_config config;
 	config.poll = options.poll;
 	config.idle_poll_us = options.idle_poll_us;
+	config.busy_poll_us = options.busy_poll_us;
 	config.eal_args = options.eal_args;
 	char reason[512];
 	int error = options.cores
@@ -316,7 +317,11 @@ static int start_reactors(char *why, size_t why_bytes)
 	config.buffer_bytes = options.memory_bytes ? options.memory_bytes / config.core_count
 						   : BUFFERS_DEFAULT_BYTES;
 	config.buffer_bytes = MAX_OF(config.buffer_bytes, (uint64_t)BUFFERS_MIN_BYTES);
-	return reactors_start(&config, why, why_bytes);
+	error = reactors_start(&config, why, why_bytes);
+	if (!error && config.busy_poll_us && !reactors[0]->busy_poll_us)
+		log_warning("pollux", "--busy-poll: this kernel's io_uring does not poll network cards "
+				   "(Linux 6.9 does)");
+	return error;
 }
 
 static struct rpc_server *make_rpc_server(void)

@@ -47,6 +47,8 @@ static const char help[] =
 	"                        (default: every CPU of the affinity mask, both roles)\n"
 	"      --poll            never sleep: for dedicated cores\n"
 	"      --idle-poll US    poll this long after the last work before sleeping (default 50)\n"
+	"      --busy-poll US    then let the kernel poll the network cards so long (NAPI, Linux "
+	"6.9)\n"
 	"      --read-only       serve every SPEC read-only\n"
 	"      --memory SIZE     I/O buffers of all cores together (default 64M a core)\n"
 	"      --max-connections N    (default 65536)\n"
@@ -66,6 +68,7 @@ enum {
 	OPT_CORES = 256,
 	OPT_POLL,
 	OPT_IDLE_POLL,
+	OPT_BUSY_POLL,
 	OPT_READ_ONLY,
 	OPT_MEMORY,
 	OPT_MAX_CONNECTIONS,
@@ -91,6 +94,7 @@ static const struct option long_options[] = {
 	{"cores", required_argument, NULL, OPT_CORES},
 	{"poll", no_argument, NULL, OPT_POLL},
 	{"idle-poll", required_argument, NULL, OPT_IDLE_POLL},
+	{"busy-poll", required_argument, NULL, OPT_BUSY_POLL},
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"memory", required_argument, NULL, OPT_MEMORY},
 	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
@@ -217,6 +221,8 @@ static bool take_option(int option, const char *value, struct options *options)
 		return true;
 	case OPT_IDLE_POLL:
 		return parse_number("idle-poll", value, 0, 1000000, &options->idle_poll_us);
+	case OPT_BUSY_POLL:
+		return parse_number("busy-poll", value, 0, 1000000, &options->busy_poll_us);
 	case OPT_READ_ONLY:
 		options->read_only = true;
 		return true;

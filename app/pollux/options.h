@@ -32,7 +32,7 @@ struct options {
 	bool tls_kernel;
 	const char *tls_priority; /* NULL: ours */
 	int tls;		  /* enum listener_tls */
-	uint32_t idle_poll_us;
+	uint32_t idle_poll_us, busy_poll_us;
 	uint32_t shutdown_timeout_ms;
 	struct spec *specs;
 	unsigned spec_count;

@@ -283,7 +283,7 @@ static void opened(void *arg)
 	TAILQ_INSERT_TAIL(&controllers, controller, link);
 	TAILQ_FOREACH (ns, &controller->namespaces, link) {
 		struct bdev *bdev = &ns->bdev;
-		snprintf(bdev->name, sizeof(bdev->name), "%sn%u", controller->name, ns->nsid);
+		nvme_namespace_name(ns);
 		int error = bdev_register(bdev);
 		if (!error)
 			continue;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * io: cutting. A READ or WRITE becomes commands of at most MDTS bytes, each of a payload that PRPs can
- * describe: pages, whole but at its two ends. WRITE_ZEROES becomes commands of at most 65536 blocks,
+ * describe: pages, whole but at its two ends (unless the queue takes SGLs). WRITE_ZEROES becomes commands of at most 65536 blocks,
  * or writes of zeroes; TRIM one range a command. Failed commands are sent again where the device
- * allows it. Allocates nothing, logs nothing.
+ * allows it. Allocates nothing, and logs what has failed only (fault.h).
  */
 #include "bdev/nvme/io.h"
 
@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "bdev/nvme/namespace.h"
+#include "lib/base/clock.h"
+#include "reactor/control.h"
 
 _Static_assert(sizeof(struct nvme_io) <= 128, "other layers need their part of bdev_io.ctx");
 
@@ -46,7 +48,7 @@ static uint32_t take_payload(struct nvme_io *nio, struct nvme_command *command, 
 	while (bytes < most && at < io->iovcnt) {
 		uint8_t *base = (uint8_t *)io->iov[at].iov_base + offset;
 		size_t length = MIN_OF(io->iov[at].iov_len - offset, (size_t)(most - bytes));
-		if (command->iovcnt) {
+		if (command->iovcnt && !command->queue->sgl) {
 			const struct iovec *last = &command->iov[command->iovcnt - 1];
 			uintptr_t end = (uintptr_t)last->iov_base + last->iov_len;
 			if (!on_page(end) || !on_page((uintptr_t)base))
@@ -191,6 +193,15 @@ static bool make(struct nvme_io *nio, struct nvme_command *command, struct nvme_
 
 /* ---- Requests ---- */
 
+/* The namespace may have shrunk since the request was taken. */
+static int check_end(const struct nvme_namespace *ns, const struct bdev_io *io)
+{
+	uint64_t size = atomic_load_explicit(&ns->bdev.size_bytes, memory_order_relaxed);
+	if (likely(io->length <= size && io->offset <= size - io->length))
+		return 0;
+	return io->op == BDEV_WRITE || io->op == BDEV_WRITE_ZEROES ? -ENOSPC : -EINVAL;
+}
+
 static void command_done(struct nvme_command *command, int status, uint32_t result);
 
 static void fail(struct nvme_io *nio, int error)
@@ -207,6 +218,13 @@ static void put(struct nvme_queue *queue, struct nvme_command *command)
 	queue->free = command;
 }
 
+static int check_now(const struct nvme_io *nio)
+{
+	if (nio->io->op == BDEV_FLUSH || nio->syncing)
+		return 0;
+	return check_end(nvme_namespace_of(nio->io->ch->bdev), nio->io);
+}
+
 /* Makes commands while there are free ones. True: it has all that it needs. */
 static bool issue(struct nvme_io *nio, struct nvme_channel *nc)
 {
@@ -215,6 +233,11 @@ static bool issue(struct nvme_io *nio, struct nvme_channel *nc)
 		struct nvme_command *command = queue->free;
 		if (!command)
 			return false;
+		int gone = nio->waiting || nio->cut ? check_now(nio) : 0;
+		if (unlikely(gone)) {
+			fail(nio, gone);
+			break;
+		}
 		if (unlikely(!make(nio, command, nc))) {
 			fail(nio, -EINVAL);
 			break;
@@ -297,7 +320,7 @@ static bool retry(struct nvme_io *nio, struct nvme_command *command, struct nvme
 {
 	struct nvme_queue *queue = nc->queue;
 	if (nio->aborted || nio->status || nio->retries >= NVME_RETRIES_MAX ||
-	    !nvme_status_may_retry(status))
+	    !nvme_status_may_retry(status) || check_now(nio))
 		return false;
 	nio->retries++;
 	counter_add(&nc->errors->retries, 1);
@@ -305,17 +328,51 @@ static bool retry(struct nvme_io *nio, struct nvme_command *command, struct nvme
 	return !queue->transport->issue(queue, command);
 }
 
+static void look_again(void *arg)
+{
+	struct nvme_namespace *ns = arg;
+	if (ns->controller)
+		nvme_controller_changed(ns->controller, &ns->nsid, 1);
+}
+
+/*
+ * The device knows the namespace in another way than we do: who does not tell of such changes by
+ * itself is asked. The bdev is there until the message has been taken: the closing of its channels
+ * comes behind it.
+ */
+static void doubt(struct nvme_namespace *ns, struct nvme_channel *nc)
+{
+	uint64_t now = nc->queue->reactor->now;
+	uint64_t *last = &nc->errors->doubted;
+	if (*last && now - *last < clock_us_to_ticks(NVME_DOUBT_US))
+		return;
+	*last = now;
+	control_send(look_again, ns);
+}
+
+static void failed(struct nvme_io *nio, struct nvme_command *command, struct nvme_channel *nc,
+		   int status)
+{
+	struct nvme_namespace *ns = nvme_namespace_of(nio->io->ch->bdev);
+	int error = nvme_status_errno(status), code = status < 0 ? 0 : status & NVME_STATUS_CODE;
+	nvme_fault_log(ns, command, status, &nc->errors->limit);
+	if (code == NVME_SC_LBA_OUT_OF_RANGE || code == NVME_SC_INVALID_NAMESPACE)
+		doubt(ns, nc);
+	if (code == NVME_SC_LBA_OUT_OF_RANGE && (nio->io->op == BDEV_READ || nio->io->op == BDEV_TRIM))
+		error = -EINVAL;
+	fail(nio, error);
+}
+
 static void command_done(struct nvme_command *command, int status, uint32_t result)
 {
 	struct nvme_queue *queue = command->queue;
 	struct nvme_io *nio = command->owner;
 	struct nvme_channel *nc = channel_of(nio->io->ch);
-	int error = nvme_status_errno(status);
-	if (unlikely(error)) {
+	if (unlikely(nvme_status_errno(status))) {
 		count_error(nc, status);
 		if (retry(nio, command, nc, status))
 			return;
-		fail(nio, error);
+		failed(nio, command, nc, status);
 	}
 	put(queue, command);
 	nio->commands--;
@@ -335,11 +392,11 @@ static void command_done(struct nvme_command *command, int status, uint32_t resu
 static int check(const struct nvme_namespace *ns, const struct nvme_channel *nc,
 		 const struct bdev_io *io)
 {
-	uint64_t size = atomic_load_explicit(&ns->bdev.size_bytes, memory_order_relaxed);
 	if (io->op == BDEV_FLUSH)
 		return 0;
-	if (unlikely(io->length > size || io->offset > size - io->length))
-		return io->op == BDEV_WRITE || io->op == BDEV_WRITE_ZEROES ? -ENOSPC : -EINVAL;
+	int error = check_end(ns, io);
+	if (unlikely(error))
+		return error;
 	switch (io->op) {
 	case BDEV_READ:
 	case BDEV_WRITE:

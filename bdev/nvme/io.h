@@ -6,11 +6,13 @@
 #ifndef POLLUX_BDEV_NVME_IO_H
 #define POLLUX_BDEV_NVME_IO_H
 
+#include "bdev/nvme/fault.h"
 #include "bdev/nvme/status.h"
 #include "bdev/nvme/transport.h"
 
 enum {
 	NVME_RETRIES_MAX = 4,		  /* of one request's commands */
+	NVME_DOUBT_US = 1000000,	  /* between two looks at a namespace that is not what it was */
 	NVME_ZERO_BYTES = 128 << 10,	  /* of the zeroes that are written where nothing else zeroes */
 	NVME_DSM_BLOCKS_MAX = 0xffffffff, /* of one range */
 };
@@ -20,6 +22,9 @@ struct nvme_error_counters {
 	cache_aligned uint64_t by_type[NVME_SCT_COUNT]; /* statuses, by their type */
 	uint64_t no_status;				 /* ended without one: the device is gone, … */
 	uint64_t retries;
+	/* the core's alone */
+	struct log_limit limit; /* of lines about failed commands */
+	uint64_t doubted;	/* ticks: the control thread was asked to look at the namespace; 0: never */
 };
 
 /* A request, in bdev_io.ctx. */

@@ -11,6 +11,7 @@
 #include "bdev/create.h"
 #include "bdev/nvme/controller.h"
 #include "bdev/nvme/io.h"
+#include "lib/base/log.h"
 
 enum {
 	FORMAT_LOW_MASK = 0xf, /* FLBAS: bits 3:0, and 6:5 above them */
@@ -51,6 +52,15 @@ static int check_format(uint32_t nsid, const struct nvme_identify_namespace *ide
 	return 0;
 }
 
+static int check_size(uint32_t nsid, const struct nvme_identify_namespace *identify,
+		      unsigned block_shift, char why[NVME_WHY_BYTES])
+{
+	if (!identify->size || identify->size > (uint64_t)INT64_MAX >> block_shift)
+		return nvme_refuse(why, -EINVAL, "namespace %u has %" PRIu64 " blocks of %u bytes",
+				   nsid, identify->size, 1u << block_shift);
+	return 0;
+}
+
 /* What is truly done (io.c). */
 static uint32_t capabilities(const struct nvme_identify_controller *controller)
 {
@@ -62,11 +72,10 @@ static uint32_t capabilities(const struct nvme_identify_controller *controller)
 	return caps;
 }
 
-/* A UUID made of the namespace's globally unique identifier, where it has one. */
-static void name_uuid(struct bdev *bdev, const uint8_t nguid[16])
+/* A UUID made of the namespace's globally unique identifier, where it has one; else it stays. */
+static void name_uuid(char *to, const uint8_t nguid[16])
 {
 	static const uint8_t none[16];
-	char *to = bdev->uuid;
 	if (!memcmp(nguid, none, sizeof(none)))
 		return;
 	for (unsigned i = 0; i < 16; i++)
@@ -84,10 +93,10 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 	int error = check_format(ns->nsid, identify, &format, why);
 	if (error)
 		return error;
+	error = check_size(ns->nsid, identify, format.data_shift, why);
+	if (error)
+		return error;
 	uint32_t block = 1u << format.data_shift;
-	if (!identify->size || identify->size > (uint64_t)INT64_MAX >> format.data_shift)
-		return nvme_refuse(why, -EINVAL, "namespace %u has %" PRIu64 " blocks of %u bytes",
-				   ns->nsid, identify->size, block);
 	uint32_t most = transfer_bytes_max
 				? MIN_OF(transfer_bytes_max, (uint32_t)TRANSFER_MAX_BYTES)
 				: (uint32_t)TRANSFER_MAX_BYTES;
@@ -109,7 +118,7 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 	bdev->caps = capabilities(controller);
 	bdev->io_ctx_bytes = sizeof(struct nvme_io);
 	bdev->numa_id = REGION_ANY_NODE;
-	name_uuid(bdev, identify->nguid);
+	name_uuid(bdev->uuid, identify->nguid);
 	return 0;
 }
 
@@ -129,6 +138,7 @@ int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
 	ns->transport = controller->transport;
 	ns->controller = controller;
 	ns->nsid = nsid;
+	controller->transfer_bytes_max = transfer_bytes_max;
 	int error = nvme_namespace_describe(ns, &controller->identify, identify, transfer_bytes_max,
 					    why);
 	if (error) {
@@ -140,6 +150,42 @@ int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
 	if (made)
 		*made = ns;
 	return 0;
+}
+
+int nvme_namespace_update(struct nvme_namespace *ns, const struct nvme_identify_namespace *identify,
+			  char why[NVME_WHY_BYTES])
+{
+	struct nvme_lba_format format;
+	struct bdev *bdev = &ns->bdev;
+	uint64_t before = atomic_load(&bdev->size_bytes);
+	char uuid[sizeof(bdev->uuid)];
+	int error = check_format(ns->nsid, identify, &format, why);
+	if (!error)
+		error = check_size(ns->nsid, identify, format.data_shift, why);
+	if (error)
+		return error;
+	if (format.data_shift != ns->block_shift)
+		return nvme_refuse(why, -EINVAL,
+				   "namespace %u has blocks of %u bytes now, before it was %u",
+				   ns->nsid, 1u << format.data_shift, 1u << ns->block_shift);
+	memcpy(uuid, bdev->uuid, sizeof(uuid));
+	name_uuid(uuid, identify->nguid);
+	if (strcmp(uuid, bdev->uuid))
+		return nvme_refuse(why, -EINVAL, "namespace %u is another one now (UUID %s)",
+				   ns->nsid, uuid);
+	uint64_t size = identify->size << ns->block_shift;
+	if (size == before)
+		return 0;
+	log_notice("nvme", "%s: the size is %" PRIu64 " bytes now, before it was %" PRIu64,
+		   bdev->name, size, before);
+	atomic_store(&bdev->size_bytes, size);
+	bdev_resized(bdev);
+	return 0;
+}
+
+void nvme_namespace_name(struct nvme_namespace *ns)
+{
+	snprintf(ns->bdev.name, sizeof(ns->bdev.name), "%sn%u", ns->controller->name, ns->nsid);
 }
 
 void nvme_namespace_unlink(struct nvme_namespace *ns)

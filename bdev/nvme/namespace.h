@@ -25,6 +25,16 @@ int nvme_namespace_describe(struct nvme_namespace *ns,
 			    const struct nvme_identify_namespace *identify,
 			    uint32_t transfer_bytes_max, char why[NVME_WHY_BYTES]);
 
+/*
+ * What IDENTIFY tells now: a new size becomes the bdev's, and its holders are told. -ENOTSUP, -EINVAL
+ * with a sentence: what the bdev can not take on while it lives - another format, another namespace.
+ */
+int nvme_namespace_update(struct nvme_namespace *ns, const struct nvme_identify_namespace *identify,
+			  char why[NVME_WHY_BYTES]);
+
+/* NAMEn1: by its controller's name. */
+void nvme_namespace_name(struct nvme_namespace *ns);
+
 /* Out of its controller, which may end after that. */
 void nvme_namespace_unlink(struct nvme_namespace *ns);
 /* Frees one that was unlinked, and whose bdev is not registered. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme_rpc: bdev_nvme_attach_controller, _detach_controller, _get_controllers,
- * _get_controller_health_info, _reset_controller, by SPDK's names and parameters. Control thread.
+ * _get_controller_health_info, _reset_controller, bdev_nvme_set_options by SPDK's names and parameters;
+ * bdev_nvme_rescan_controller. Control thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +11,12 @@
 #include "bdev/modules.h"
 #include "bdev/nvme/controller.h"
 #include "bdev/nvme/namespace.h"
+#include "bdev/nvme/options.h"
+#include "bdev/nvme/rescan.h"
 #include "bdev/nvme/status.h"
+
+/* A day. */
+#define TIMEOUT_MAX_US 86400000000ull
 
 /* ---- bdev_nvme_attach_controller ---- */
 
@@ -273,9 +279,118 @@ static void handle_reset(struct rpc_call *call, const void *arg)
 		rpc_reply(call, NULL);
 }
 
+/* ---- bdev_nvme_rescan_controller ---- */
+
+static void rescanned(void *arg, int error)
+{
+	struct rpc_call *call = arg;
+	const struct name_params *params = rpc_params(call);
+	struct nvme_controller *controller = nvme_controller_find(params->name);
+	if (!controller)
+		error = -ENODEV;
+	if (error)
+		rpc_error(call, error, "controller %s: its namespaces can not be looked at: %s",
+			  params->name, strerror(-error));
+	else
+		rpc_reply(call, names_of(controller));
+}
+
+static void handle_rescan(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	if (controller)
+		nvme_rescan(controller, rescanned, call);
+}
+
+/* ---- bdev_nvme_set_options ---- */
+
+struct option_params {
+	const char *action_on_timeout;
+	uint64_t timeout_us;
+	uint64_t timeout_admin_us;
+	bool sgl;
+	bool has_timeout, has_timeout_admin, has_sgl;
+};
+
+static const char *const timeout_actions[] = {
+	[NVME_TIMEOUT_NONE] = "none",
+	[NVME_TIMEOUT_RESET] = "reset",
+	[NVME_TIMEOUT_ABORT] = "abort",
+	NULL,
+};
+
+static const struct rpc_param option_params[] = {
+	{.name = "action_on_timeout",
+	 .type = RPC_ENUM,
+	 .offset = offsetof(struct option_params, action_on_timeout),
+	 .values = timeout_actions,
+	 .help = "About a command that takes too long. none: it is logged; reset: the controller is "
+		 "reset; abort (at first): it is aborted, and the controller reset if that does not "
+		 "help. PCIe only: passthrough leaves it to the kernel"},
+	{.name = "timeout_us",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct option_params, timeout_us),
+	 .max = TIMEOUT_MAX_US,
+	 .unit = "us",
+	 .present_offset = offsetof(struct option_params, has_timeout),
+	 .help = "How long an I/O command may take. At first 30 s, for passthrough what the kernel "
+		 "has (nvme_core.io_timeout). 0: PCIe, for ever; passthrough, what the kernel has"},
+	{.name = "timeout_admin_us",
+	 .type = RPC_U64,
+	 .offset = offsetof(struct option_params, timeout_admin_us),
+	 .max = TIMEOUT_MAX_US,
+	 .unit = "us",
+	 .present_offset = offsetof(struct option_params, has_timeout_admin),
+	 .help = "How long an admin command may take. At first, and with 0, 10 s; for passthrough "
+		 "what the kernel has"},
+	{.name = "sgl",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct option_params, sgl),
+	 .present_offset = offsetof(struct option_params, has_sgl),
+	 .help = "PCIe: describe payloads by scatter gather lists where the device takes them (at "
+		 "first: true), else by pages"},
+	{.name = "keep_alive_timeout_ms", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "arbitration_burst", .type = RPC_OFF, .help = "Arbitration is round robin"},
+	{.name = "low_priority_weight", .type = RPC_OFF, .help = "Arbitration is round robin"},
+	{.name = "medium_priority_weight", .type = RPC_OFF, .help = "Arbitration is round robin"},
+	{.name = "high_priority_weight", .type = RPC_OFF, .help = "Arbitration is round robin"},
+};
+
+static void handle_set_options(struct rpc_call *call, const void *arg)
+{
+	const struct option_params *params = arg;
+	struct nvme_options options = nvme_options_get();
+	for (uint8_t i = 0; params->action_on_timeout && timeout_actions[i]; i++) {
+		if (!strcmp(params->action_on_timeout, timeout_actions[i]))
+			options.action_on_timeout = i;
+	}
+	if (params->has_timeout) {
+		options.timeout_us = params->timeout_us;
+		options.timeout_is_set = params->timeout_us != 0;
+	}
+	if (params->has_timeout_admin) {
+		uint64_t us = params->timeout_admin_us;
+		options.timeout_admin_us = us ? us : NVME_TIMEOUT_ADMIN_US;
+		options.timeout_admin_is_set = us != 0;
+	}
+	if (params->has_sgl)
+		options.sgl = params->sgl;
+	nvme_options_set(&options);
+	rpc_reply(call, NULL);
+}
+
 /* ---- Methods ---- */
 
 static const struct rpc_method methods[] = {
+	{.name = "bdev_nvme_set_options",
+	 .help = "Set what holds for NVMe controllers attached from then on; what is left out stays "
+		 "as it is.",
+	 .params = option_params,
+	 .param_count = COUNT_OF(option_params),
+	 .params_bytes = sizeof(struct option_params),
+	 .handler = handle_set_options,
+	 .result = "true."},
 	{.name = "bdev_nvme_attach_controller",
 	 .help = "Attach an NVMe controller; each of its namespaces becomes a bdev.",
 	 .params = attach_params,
@@ -311,6 +426,15 @@ static const struct rpc_method methods[] = {
 	 .params_bytes = sizeof(struct name_params),
 	 .handler = handle_reset,
 	 .result = "true."},
+	{.name = "bdev_nvme_rescan_controller",
+	 .help = "Look at a controller's namespaces anew: bdevs get their size, or go with their "
+		 "namespace; new namespaces become bdevs (PCIe). Devices that tell of changes need "
+		 "no such call.",
+	 .params = name_params,
+	 .param_count = COUNT_OF(name_params),
+	 .params_bytes = sizeof(struct name_params),
+	 .handler = handle_rescan,
+	 .result = "The names of the bdevs."},
 };
 
 const struct rpc_table bdev_nvme_rpc = {methods, COUNT_OF(methods)};

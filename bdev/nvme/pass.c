@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "bdev/nvme/namespace.h"
+#include "bdev/nvme/options.h"
 #include "bdev/nvme/pass_internal.h"
 #include "bdev/nvme/status.h"
 #include "lib/base/log.h"
@@ -127,8 +128,8 @@ static int claim(struct pass *pass, const char *path, char *why)
 
 /* ---- Admin commands ---- */
 
-static int admin_command(int fd, const struct nvme_sqe *sqe, void *data, uint32_t bytes,
-			 uint32_t *result)
+static int admin_command(const struct pass *pass, const struct nvme_sqe *sqe, void *data,
+			 uint32_t bytes, uint32_t *result)
 {
 	struct nvme_admin_cmd command = {
 		.opcode = sqe->opcode,
@@ -141,8 +142,9 @@ static int admin_command(int fd, const struct nvme_sqe *sqe, void *data, uint32_
 		.cdw13 = sqe->cdw13,
 		.cdw14 = sqe->cdw14,
 		.cdw15 = sqe->cdw15,
+		.timeout_ms = pass->timeout_admin_ms,
 	};
-	int status = ioctl(fd, NVME_IOCTL_ADMIN_CMD, &command);
+	int status = ioctl(pass->fd, NVME_IOCTL_ADMIN_CMD, &command);
 	if (result)
 		*result = command.result;
 	return status < 0 ? -errno : status;
@@ -151,7 +153,7 @@ static int admin_command(int fd, const struct nvme_sqe *sqe, void *data, uint32_
 static int pass_admin(struct nvme_controller *controller, const struct nvme_sqe *sqe, void *data,
 		      uint32_t bytes, uint32_t *result)
 {
-	return admin_command(pass_of(controller)->fd, sqe, data, bytes, result);
+	return admin_command(pass_of(controller), sqe, data, bytes, result);
 }
 
 static int identify(const struct pass *pass, uint32_t cns, uint32_t nsid, void *data)
@@ -161,7 +163,7 @@ static int identify(const struct pass *pass, uint32_t cns, uint32_t nsid, void *
 		.nsid = nsid,
 		.cdw10 = cns,
 	};
-	return admin_command(pass->fd, &sqe, data, NVME_IDENTIFY_BYTES, NULL);
+	return admin_command(pass, &sqe, data, NVME_IDENTIFY_BYTES, NULL);
 }
 
 /* ---- Attaching ---- */
@@ -228,6 +230,20 @@ static void close_device(struct pass *pass)
 	free(pass);
 }
 
+static uint32_t whole_ms(uint64_t us)
+{
+	return (uint32_t)MIN_OF((us + 999) / 1000, (uint64_t)UINT32_MAX);
+}
+
+static void set_timeouts(struct pass *pass)
+{
+	struct nvme_options options = nvme_options_get();
+	if (options.timeout_is_set)
+		pass->timeout_ms = whole_ms(options.timeout_us);
+	if (options.timeout_admin_is_set)
+		pass->timeout_admin_ms = whole_ms(options.timeout_admin_us);
+}
+
 static int pass_attach(const char *path, struct nvme_controller **controller,
 		       char why[NVME_WHY_BYTES])
 {
@@ -236,6 +252,7 @@ static int pass_attach(const char *path, struct nvme_controller **controller,
 		return refuse(why, -ENOMEM, "no memory");
 	pass->fd = pass->claim_fd = -1;
 	pass->base.transport = &nvme_pass_transport;
+	set_timeouts(pass);
 	TAILQ_INIT(&pass->base.namespaces);
 	snprintf(pass->base.address, sizeof(pass->base.address), "%s", path);
 	int error = open_device(pass, path, why);

@@ -33,6 +33,7 @@ struct pass {
 	bool polled; /* the device has queues to be polled */
 	bool fixed;  /* the kernel takes registered buffers for commands */
 	uint32_t transfer_bytes_max;
+	uint32_t timeout_ms, timeout_admin_ms; /* 0: the kernel's own */
 	/* ---- shared ---- */
 	_Atomic bool lost;			/* the control thread was told */
 	struct pass_queue *queues[REACTOR_MAX]; /* each its core's */

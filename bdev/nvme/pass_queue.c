@@ -26,6 +26,7 @@ static void set_target(struct pass_target *target, struct pass_ring *ring, const
 {
 	target->fd = pass->fd;
 	target->fixed = pass->fixed;
+	target->timeout_ms = pass->timeout_ms;
 	target->slot = uring_file_add(&ring->uring, pass->fd);
 }
 

@@ -67,6 +67,7 @@ void pass_ring_prepare(struct io_uring_sqe *sqe, const struct nvme_command *comm
 	cmd->cdw13 = from->cdw13;
 	cmd->cdw14 = from->cdw14;
 	cmd->cdw15 = from->cdw15;
+	cmd->timeout_ms = target->timeout_ms;
 	if (command->bytes)
 		set_payload(sqe, cmd, command, target->fixed ? region : NULL);
 }

@@ -43,6 +43,7 @@ struct pass_target {
 	int fd;
 	int slot;   /* of the ring's registered files; < 0: none */
 	bool fixed; /* the kernel takes registered buffers */
+	uint32_t timeout_ms; /* of a command; 0: the kernel's own (nvme_core.io_timeout) */
 };
 
 /*

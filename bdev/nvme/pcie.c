@@ -25,6 +25,7 @@ struct pcie {
 	struct pcie_controller controller;
 	struct pcie_device device;
 	struct control_watch request; /* fd -1: not watched */
+	struct control_timer look;    /* for what the device tells by itself */
 };
 
 static struct pcie *pcie_of(struct nvme_controller *base)
@@ -71,7 +72,7 @@ static const struct pcie_backend backend = {
 	.stop_dma = stop_dma,
 };
 
-/* ---- The kernel wants the device back ---- */
+/* ---- The kernel wants the device back; the device tells something ---- */
 
 static void requested(struct control_watch *watch, uint32_t events)
 {
@@ -82,9 +83,19 @@ static void requested(struct control_watch *watch, uint32_t events)
 	pcie_controller_remove(&pcie->controller);
 }
 
+static void look(struct control_timer *timer)
+{
+	struct pcie *pcie = container_of(timer, struct pcie, look);
+	pcie_controller_look(&pcie->controller);
+	control_arm_timer(timer, PCIE_LOOK_US);
+}
+
 static void begin_watch(void *arg)
 {
 	struct pcie *pcie = arg;
+	pcie->look.fire = look;
+	if (pcie->controller.base.identify.oaes & NVME_EVENTS_NAMESPACES)
+		control_arm_timer(&pcie->look, PCIE_LOOK_US);
 	pcie->request.ready = requested;
 	pcie->request.fd = pcie->device.request_fd;
 	if (pcie->request.fd >= 0 && control_watch_add(&pcie->request, EPOLLIN))
@@ -95,6 +106,7 @@ static void begin_watch(void *arg)
 static void end_watch(void *arg)
 {
 	struct pcie *pcie = arg;
+	control_disarm_timer(&pcie->look);
 	if (pcie->request.fd >= 0)
 		control_watch_remove(&pcie->request);
 	atomic_fetch_sub(&pcie->controller.pending, 1);
@@ -106,19 +118,21 @@ static void tell(const struct pcie_controller *controller)
 {
 	const struct nvme_identify_controller *identify = &controller->base.identify;
 	int length = nvme_text_bytes(identify->model, sizeof(identify->model));
-	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s",
+	log_notice("nvme", "%s: %.*s, %u queue%s of %u commands, %u KiB a command%s%s",
 		   controller->base.address, length, identify->model, controller->queue_count,
 		   controller->queue_count == 1 ? "" : "s",
 		   (unsigned)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) -
 			   1,
 		   controller->transfer_bytes_max >> 10,
-		   controller->shadows ? ", shadow doorbells" : "");
+		   controller->shadows ? ", shadow doorbells" : "",
+		   controller->sgl ? ", SGLs" : "");
 }
 
 static int start(struct pcie *pcie, char *why)
 {
 	struct pcie_controller *controller = &pcie->controller;
 	controller->backend = &backend;
+	controller->options = nvme_options_get();
 	controller->registers = pcie->device.registers;
 	controller->dma = pcie_dma_buffers();
 	controller->base.transport = &nvme_pcie_transport;
@@ -211,18 +225,20 @@ static void dump(const struct nvme_controller *base, json_t *object)
 		sum.bounces += counter_read(&queue->stats.bounces);
 	}
 	json_t *info = json_pack(
-		"{s:s, s:i, s:i, s:b, s:i, s:I, s:I, s:I, s:I, s:I}", "state",
+		"{s:s, s:i, s:i, s:b, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
 		states[controller->state], "io_queues", (int)controller->queue_count, "queue_depth",
 		(int)MIN_OF(NVME_CAP_MQES(controller->cap), (uint32_t)PCIE_QUEUE_ENTRIES) - 1,
-		"shadow_doorbells", (int)controller->shadows, "numa_id", pcie->device.node,
+		"shadow_doorbells", (int)controller->shadows, "sgl", (int)controller->sgl, "numa_id", pcie->device.node,
 		"resets", (json_int_t)controller->resets, "timeouts", (json_int_t)sum.timeouts,
 		"retries", (json_int_t)sum.retries, "bounced", (json_int_t)sum.bounces,
-		"stray_completions", (json_int_t)sum.strays);
+		"stray_completions", (json_int_t)sum.strays, "events",
+		(json_int_t)controller->event.count);
 	json_object_set_new(object, "pcie", info);
 }
 
 const struct nvme_transport nvme_pcie_transport = {
 	.name = "PCIe",
+	.lists_namespaces = true,
 	.queue_get = queue_get,
 	.queue_put = pcie_queue_close,
 	.issue = pcie_queue_issue,

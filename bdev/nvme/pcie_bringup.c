@@ -122,7 +122,8 @@ static bool take_completion(struct pcie_controller *controller, uint16_t cid, st
 		pcie_ring_ack(&controller->admin);
 		if (cqe->cid == cid && !cqe->sqid)
 			return true;
-		controller->admin_strays++;
+		if (!pcie_event_take(controller, cqe))
+			controller->admin_strays++;
 	}
 	return false;
 }
@@ -130,8 +131,9 @@ static bool take_completion(struct pcie_controller *controller, uint16_t cid, st
 static int wait_completion(struct pcie_controller *controller, uint16_t cid, struct nvme_cqe *cqe)
 {
 	uint64_t begun = controller->backend->now_ms(controller);
+	uint64_t limit = (controller->options.timeout_admin_us + 999) / 1000;
 	for (;;) {
-		bool late = controller->backend->now_ms(controller) - begun > PCIE_ADMIN_TIMEOUT_MS;
+		bool late = controller->backend->now_ms(controller) - begun > limit;
 		if (take_completion(controller, cid, cqe))
 			return 0;
 		uint32_t csts = pcie_read(&controller->registers, NVME_REG_CSTS);
@@ -155,7 +157,9 @@ int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe 
 		return -EINVAL;
 	if (controller->admin_lost)
 		return -EIO;
-	copy.cid = ++controller->admin_cid;
+	if (++controller->admin_cid == PCIE_EVENT_CID)
+		controller->admin_cid = 0;
+	copy.cid = controller->admin_cid;
 	copy.flags = 0;
 	if (bytes) {
 		copy.prp1 = iova_of(controller, offsetof(struct pcie_admin_memory, data));
@@ -265,5 +269,5 @@ int pcie_make_queues(struct pcie_controller *controller)
 		if (controller->queues[i])
 			status = make_queue(controller, controller->queues[i]);
 	}
-	return status;
+	return status ? status : pcie_events_begin(controller);
 }

@@ -67,6 +67,14 @@ static void find_transfer_max(struct pcie_controller *controller)
 	controller->transfer_bytes_max = (uint32_t)MIN_OF(most, (uint64_t)PCIE_TRANSFER_MAX_BYTES);
 }
 
+static void choose_sgl(struct pcie_controller *controller)
+{
+	uint32_t kind = controller->base.identify.sgls & NVME_SGLS_MASK;
+	controller->sgl = controller->options.sgl &&
+			  (kind == NVME_SGLS_ANY || kind == NVME_SGLS_ALIGNED);
+	controller->sgl_mask = kind == NVME_SGLS_ALIGNED ? 3 : 0;
+}
+
 static int alloc_queue(struct pcie_controller *controller, unsigned reactor, uint16_t id, char *why)
 {
 	uint16_t entries =
@@ -88,7 +96,9 @@ static int alloc_queue(struct pcie_controller *controller, unsigned reactor, uin
 	queue->dma = controller->dma;
 	queue->alarm = pcie_controller_alarm;
 	queue->controller = controller;
-	queue->timeout_ms = controller->timeout_ms;
+	queue->options = controller->options;
+	queue->base.sgl = controller->sgl;
+	queue->sgl_mask = controller->sgl_mask;
 	int error =
 		controller->backend->memory_get(controller, PCIE_QUEUE_BYTES, &queue->memory, why);
 	if (!error && pcie_queue_init(queue, id, entries, controller->stride)) {
@@ -147,6 +157,7 @@ static int bring_up(struct pcie_controller *controller, char *why)
 	if (error)
 		return nvme_refuse(why, error, "%s: IDENTIFY fails: %s", address, reason(error));
 	find_transfer_max(controller);
+	choose_sgl(controller);
 	error = alloc_queues(controller, why);
 	if (error)
 		return error;

@@ -16,8 +16,9 @@
 enum {
 	PCIE_ADMIN_ENTRIES = 32,
 	PCIE_ADMIN_DATA_BYTES = 4096, /* the most that one admin command moves */
-	PCIE_ADMIN_TIMEOUT_MS = 10000,
 	PCIE_SHUTDOWN_TIMEOUT_MS = 10000,
+	PCIE_EVENT_CID = 0xffff, /* of the Asynchronous Event Request; of no other admin command */
+	PCIE_LOOK_US = 100000,	 /* between two looks for its answer */
 };
 
 struct pcie_controller;
@@ -42,6 +43,26 @@ enum pcie_controller_state {
 	PCIE_GONE,	/* for ever: hot removal, or a reset that failed */
 };
 
+enum pcie_event_state {
+	PCIE_EVENT_OFF,	  /* the device does not tell */
+	PCIE_EVENT_ASKED, /* the request is with the device */
+	PCIE_EVENT_TOLD,  /* it was answered; nobody has read the log page yet */
+};
+
+/* What the device tells by itself (pcie_events.c). */
+struct pcie_event {
+	enum pcie_event_state state; /* under the lock, as is result */
+	uint32_t result;
+	/* the worker's while `reading`, else the control thread's */
+	bool fresh; /* told, status and page are of an event */
+	uint32_t told; /* its result */
+	int status; /* of the reading */
+	uint32_t page[PCIE_ADMIN_DATA_BYTES / sizeof(uint32_t)];
+	/* the control thread's */
+	bool reading;
+	uint64_t count;
+};
+
 struct pcie_controller {
 	struct nvme_controller base;
 	const struct pcie_backend *backend;
@@ -50,18 +71,21 @@ struct pcie_controller {
 	uint64_t cap;
 	uint32_t stride; /* bytes from doorbell to doorbell */
 	uint32_t transfer_bytes_max;
-	uint64_t timeout_ms; /* of an I/O command; 0: PCIE_TIMEOUT_MS */
+	struct nvme_options options; /* as they were when it was attached */
 	/* ---- under the lock ---- */
 	pthread_mutex_t lock; /* held over a whole admin command, and over a whole reset */
 	struct pcie_ring admin;
 	uint16_t admin_cid;
 	bool admin_lost; /* a command never ended: its buffer may still be written */
 	uint64_t admin_strays;
+	struct pcie_event event;
 	/* ---- constant while queues are in use ---- */
 	struct pcie_memory memory;		/* the admin queue's: struct pcie_admin_memory */
 	struct pcie_queue *queues[REACTOR_MAX]; /* by reactor index; NULL: no storage role */
 	unsigned queue_count;
 	bool shadows; /* shadow doorbells are agreed upon */
+	bool sgl;     /* payloads may be described by SGLs */
+	uint32_t sgl_mask;
 	/* ---- control thread's (pcie_reset.c) ---- */
 	enum pcie_controller_state state;
 	bool remove_wanted; /* it was asked for during a reset */
@@ -84,7 +108,7 @@ struct pcie_admin_memory {
 /* ---- pcie_controller.c: on a worker ---- */
 
 /*
- * registers, dma, backend and base.address are set. Resets and enables it, identifies it into
+ * registers, dma, backend, options and base.address are set. Resets and enables it, identifies it into
  * base.identify, creates an I/O queue for each reactor with the storage role. 0, or -errno and a
  * sentence; what was made is undone then.
  */
@@ -113,8 +137,16 @@ int pcie_shutdown(struct pcie_controller *controller);
 /* One admin command; data: at most PCIE_ADMIN_DATA_BYTES, to the device or from it. */
 int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe *sqe, void *data,
 		      uint32_t bytes, uint32_t *result);
-/* Number of queues, shadow doorbells, the queues themselves. */
+/* Number of queues, shadow doorbells, the queues themselves, events. */
 int pcie_make_queues(struct pcie_controller *controller);
+
+/* ---- pcie_events.c ---- */
+/* With the lock held: the device is asked to tell of what changes. 0, or -errno: it does not work. */
+int pcie_events_begin(struct pcie_controller *controller);
+/* With the lock held: whether this admin completion is of an event. */
+bool pcie_event_take(struct pcie_controller *controller, const struct nvme_cqe *cqe);
+/* Control thread, every PCIE_LOOK_US: has it told anything? */
+void pcie_controller_look(struct pcie_controller *controller);
 
 /* ---- pcie_reset.c ---- */
 /* With the controller, on any thread. */

@@ -4,6 +4,9 @@
  * may begin in the middle of a page; the second in PRP2, or there the address of the list of all
  * but the first. Each but the last ends where its page does.
  *
+ * A payload of one page or two needs no list: it has PRPs in any case. Others have an SGL instead
+ * where the device takes those (pcie_sgl.c).
+ *
  * A payload that lies in memory the device can not reach, or that has no such shape, is copied
  * through pages of the queue's own. They need not lie one behind the other, so any that are free
  * do.
@@ -164,6 +167,8 @@ int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command)
 	struct prps prps = {.list = list_of(queue, command)};
 	if (unlikely(command->bytes > PCIE_TRANSFER_MAX_BYTES))
 		return -EINVAL;
+	if (queue->base.sgl)
+		return likely(pcie_sgl_set(queue, command)) ? 0 : bounce(queue, command);
 	if (unlikely(!describe(queue, command, &prps)))
 		return bounce(queue, command);
 	finish(queue, command, &prps);

@@ -66,6 +66,12 @@ static void finish(struct pcie_queue *queue, struct pcie_slot *slot, int status,
 	command->done(command, status, result);
 }
 
+static uint64_t watch_us(const struct pcie_queue *queue)
+{
+	uint64_t us = queue->options.timeout_us ? queue->options.timeout_us / 4 : PCIE_WATCH_MAX_US;
+	return MAX_OF(MIN_OF(us, (uint64_t)PCIE_WATCH_MAX_US), (uint64_t)PCIE_WATCH_MIN_US);
+}
+
 int pcie_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 {
 	struct pcie_queue *queue = queue_of(base);
@@ -76,7 +82,7 @@ int pcie_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 	command->issued = base->reactor->now;
 	command->sqe.cid = command->index;
 	slot->tries = 0;
-	slot->aborted = slot->retry = false;
+	slot->aborted = slot->late = slot->retry = false;
 	int error = -EAGAIN;
 	if (likely(queue->state == PCIE_QUEUE_RUNS && TAILQ_EMPTY(&queue->held)))
 		error = start(queue, command);
@@ -86,7 +92,7 @@ int pcie_queue_issue(struct nvme_queue *base, struct nvme_command *command)
 		return error;
 	queue->flying++;
 	if (unlikely(!queue->watch.armed))
-		reactor_arm_timer(&queue->watch, PCIE_WATCH_US);
+		reactor_arm_timer(&queue->watch, watch_us(queue));
 	return 0;
 }
 
@@ -188,7 +194,32 @@ void pcie_queue_abort(struct nvme_queue *base, struct nvme_command *command)
 	}
 }
 
-/* True: an Abort was asked for long ago, and the controller has not ended the command. */
+/* It is older than it may be. True: the controller is to be reset. */
+static bool too_old(struct pcie_queue *queue, struct pcie_slot *slot)
+{
+	if (slot->late)
+		return false;
+	slot->late = true;
+	switch (queue->options.action_on_timeout) {
+	case NVME_TIMEOUT_NONE:
+		counter_add(&queue->stats.timeouts, 1);
+		queue->alarm(queue, PCIE_ALARM_LATE, (uint16_t)(slot - queue->slots));
+		return false;
+	case NVME_TIMEOUT_RESET:
+		counter_add(&queue->stats.timeouts, 1);
+		slot->aborted = true;
+		slot->aborted_at = queue->base.reactor->now;
+		return true;
+	default:
+		ask_for_abort(queue, slot);
+		return false;
+	}
+}
+
+/*
+ * True: the controller is to be reset: an Abort was asked for long ago and has not ended the command,
+ * or that is what is done about one that is too old.
+ */
 static bool check_age(struct pcie_queue *queue, struct pcie_slot *slot)
 {
 	uint64_t now = queue->base.reactor->now;
@@ -197,18 +228,17 @@ static bool check_age(struct pcie_queue *queue, struct pcie_slot *slot)
 		return false;
 	if (slot->aborted)
 		return now - slot->aborted_at >= clock_us_to_ticks(PCIE_ABORT_GRACE_MS * 1000ull);
-	if (now - issued >= clock_us_to_ticks(queue->timeout_ms * 1000))
-		ask_for_abort(queue, slot);
-	return false;
+	uint64_t limit = queue->options.timeout_us;
+	return limit && now - issued >= clock_us_to_ticks(limit) && too_old(queue, slot);
 }
 
-/* Twice a second while commands are under way: the only reads of a register beside a reset. */
+/* While commands are under way: the only reads of a register beside a reset. */
 static void watch(struct timer *timer)
 {
 	struct pcie_queue *queue = container_of(timer, struct pcie_queue, watch);
 	if (!queue->flying)
 		return;
-	reactor_arm_timer(&queue->watch, PCIE_WATCH_US);
+	reactor_arm_timer(&queue->watch, watch_us(queue));
 	if (queue->state != PCIE_QUEUE_RUNS)
 		return;
 	uint32_t csts = pcie_read(&queue->registers, NVME_REG_CSTS);
@@ -217,8 +247,8 @@ static void watch(struct timer *timer)
 		return;
 	}
 	bool fatal = csts & NVME_CSTS_CFS;
-	for (unsigned i = 0; i < queue->base.depth && !fatal; i++)
-		fatal = check_age(queue, &queue->slots[i]);
+	for (unsigned i = 0; i < queue->base.depth; i++)
+		fatal |= check_age(queue, &queue->slots[i]);
 	if (fatal)
 		queue->alarm(queue, PCIE_ALARM_FATAL, 0);
 }
@@ -234,7 +264,7 @@ void pcie_queue_pause(struct pcie_queue *queue)
 static void retry(struct pcie_queue *queue, struct pcie_slot *slot)
 {
 	struct nvme_command *command = command_of(queue, slot);
-	slot->retry = false;
+	slot->retry = slot->late = false;
 	if (slot->aborted || ++slot->tries >= PCIE_TRIES_MAX) {
 		finish(queue, slot, slot->aborted ? -ETIMEDOUT : -EIO, 0);
 		return;
@@ -346,8 +376,6 @@ int pcie_queue_init(struct pcie_queue *queue, uint16_t id, uint16_t entries, uin
 		(volatile uint32_t *)(bells + pcie_doorbell_offset(id, false, stride));
 	queue->ring.cq_bell.reg =
 		(volatile uint32_t *)(bells + pcie_doorbell_offset(id, true, stride));
-	if (!queue->timeout_ms)
-		queue->timeout_ms = PCIE_TIMEOUT_MS;
 	pcie_ring_reset(&queue->ring);
 	return 0;
 }

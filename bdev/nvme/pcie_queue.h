@@ -8,6 +8,7 @@
 #ifndef POLLUX_BDEV_NVME_PCIE_QUEUE_H
 #define POLLUX_BDEV_NVME_PCIE_QUEUE_H
 
+#include "bdev/nvme/options.h"
 #include "bdev/nvme/pcie_dma.h"
 #include "bdev/nvme/pcie_ring.h"
 #include "bdev/nvme/transport.h"
@@ -20,9 +21,9 @@ enum {
 	PCIE_PRP_LIST_ENTRIES = PCIE_TRANSFER_MAX_BYTES / NVME_PAGE_BYTES,
 	PCIE_PRP_LIST_BYTES = PCIE_PRP_LIST_ENTRIES * 8, /* half a page: none crosses one */
 	PCIE_QUEUE_BYTES = REGION_HUGE_BYTES, /* rings, lists, and pages to bounce through */
-	PCIE_WATCH_US = 500000,
-	PCIE_TIMEOUT_MS = 30000,    /* then a command is aborted */
-	PCIE_ABORT_GRACE_MS = 2000, /* and then the controller is reset */
+	PCIE_WATCH_MAX_US = 500000, /* between two looks at the age of commands: a quarter of what */
+	PCIE_WATCH_MIN_US = 1000,   /* they are allowed, within these bounds */
+	PCIE_ABORT_GRACE_MS = 2000, /* from an Abort in vain to a reset */
 	PCIE_TRIES_MAX = 3,	    /* of one command, over resets */
 };
 
@@ -36,6 +37,7 @@ enum pcie_alarm {
 	PCIE_ALARM_GONE,    /* its registers read as all ones */
 	PCIE_ALARM_FATAL,   /* CSTS.CFS, or a command that did not end in spite of an Abort */
 	PCIE_ALARM_TIMEOUT, /* of one command: to be aborted */
+	PCIE_ALARM_LATE,    /* of one command, which is waited for on */
 };
 
 enum pcie_slot_state {
@@ -49,6 +51,7 @@ struct pcie_slot {
 	uint8_t state; /* enum pcie_slot_state */
 	uint8_t tries;
 	bool aborted;	     /* asked to end: its error is -ETIMEDOUT */
+	bool late;	     /* has passed its time, and that was told */
 	bool retry;	     /* was in flight when the controller was reset */
 	uint16_t bounced;    /* pages taken from the stack, 0: the payload itself was described */
 	uint64_t aborted_at; /* ticks */
@@ -60,8 +63,7 @@ TAILQ_HEAD(pcie_slot_list, pcie_slot);
 /* counter_add() by the owner, counter_read() by any thread. */
 struct pcie_queue_stats {
 	uint64_t strays;   /* completions that name no command in flight */
-	uint64_t timeouts; /* commands that were aborted for their age, or because it was asked for
-			    */
+	uint64_t timeouts; /* commands that were too old, or aborted because it was asked for */
 	uint64_t retries;  /* commands given to the controller again */
 	uint64_t bounces;  /* payloads copied: memory the device can not reach, or of a shape it can
 			      not */
@@ -80,6 +82,7 @@ struct pcie_queue {
 	struct pcie_slot *slots; /* [depth] */
 	struct pcie_slot_list held;
 	uint64_t *lists; /* PCIE_PRP_LIST_ENTRIES for each command */
+	uint32_t sgl_mask; /* with base.sgl: bits that are 0 in a segment's address and length */
 	uint64_t lists_iova;
 	uint8_t *pages; /* to bounce through; page_count of them */
 	uint64_t pages_iova;
@@ -89,15 +92,15 @@ struct pcie_queue {
 	struct pcie_queue_stats stats;
 	struct pcie_memory memory;
 	struct pcie_registers registers;
-	uint64_t timeout_ms;
-	/* (core) Tells the controller; cid: PCIE_ALARM_TIMEOUT's. */
+	struct nvme_options options; /* the controller's */
+	/* (core) Tells the controller; cid: PCIE_ALARM_TIMEOUT's, _LATE's. */
 	void (*alarm)(struct pcie_queue *queue, enum pcie_alarm alarm, uint16_t cid);
 	void *controller;
 };
 
 /*
  * Any thread, before a core uses it: lays out queue->memory (PCIE_QUEUE_BYTES), which is mapped, as
- * are dma, registers, alarm, controller set. stride: NVME_CAP_DSTRD. entries: 2 to
+ * are dma, registers, alarm, controller, options set. stride: NVME_CAP_DSTRD. entries: 2 to
  * PCIE_QUEUE_ENTRIES. 0 or -ENOMEM.
  */
 int pcie_queue_init(struct pcie_queue *queue, uint16_t id, uint16_t entries, uint32_t stride);
@@ -121,9 +124,13 @@ void pcie_queue_resume(struct pcie_queue *queue);
 /* All end with -ENODEV, as do those that come. The device does no DMA any more. */
 void pcie_queue_fail(struct pcie_queue *queue);
 
+/* ---- pcie_sgl.c ---- */
+/* Describes the payload by a scatter gather list. False: it can not be, as it lies. */
+bool pcie_sgl_set(struct pcie_queue *queue, struct nvme_command *command);
+
 /* ---- pcie_prp.c ---- */
 /*
- * Sets prp1, prp2 and the list of a command. -EAGAIN: it has to be bounced and there are not enough
+ * Describes a command's payload: by PRPs, or where the queue has them by an SGL. -EAGAIN: it has to be bounced and there are not enough
  * pages; -EINVAL: more than PCIE_TRANSFER_MAX_BYTES, or iov and bytes disagree.
  */
 int pcie_prp_set(struct pcie_queue *queue, struct nvme_command *command);

@@ -3,7 +3,8 @@
  * pcie_reset: what happens when a controller does not do what it should. Led by the control thread;
  * each step is a round over the cores or work on a worker:
  *
- *   a command is too old    Abort, by a worker; if that does not end it in time, its core asks for
+ *   a command is too old    by action_on_timeout: a line in the log; or the reset at once; or an
+ *                           Abort, by a worker: if that does not end it in time, its core asks for
  *   a reset                 pause all queues - restart the controller - resume them, which does
  *                           again what was in flight
  *   removal                 pause all queues - no DMA any more - end all commands with -ENODEV -
@@ -131,6 +132,8 @@ static void resumed(void *arg)
 	log_notice("nvme", "%s: the controller works again", controller->base.address);
 	if (controller->remove_wanted)
 		pcie_controller_remove(controller);
+	else /* what it had to tell is lost */
+		nvme_controller_changed(&controller->base, NULL, 0);
 	let_go(controller);
 }
 
@@ -258,6 +261,10 @@ static void take_alarm(void *arg)
 			STAILQ_INSERT_TAIL(&controller->aborts, call, link);
 			abort_next(controller);
 			return;
+		case PCIE_ALARM_LATE:
+			log_warning("nvme", "%s: command %u of queue %u takes too long",
+				    controller->base.address, call->cid, call->sqid);
+			break;
 		}
 	}
 	free_call(call);

@@ -22,6 +22,7 @@ enum nvme_admin_opcode {
 	NVME_ADMIN_IDENTIFY = 0x06,
 	NVME_ADMIN_ABORT = 0x08,
 	NVME_ADMIN_SET_FEATURES = 0x09,
+	NVME_ADMIN_ASYNC_EVENT = 0x0c,
 	NVME_ADMIN_DOORBELL_BUFFER = 0x7c,
 };
 
@@ -43,18 +44,40 @@ enum {
 	NVME_COMMAND_BLOCKS_MAX = 1 << 16, /* of READ, WRITE, WRITE ZEROES: NLB is 16 bits, 0's based */
 };
 
+/* Base 4.1.2: a descriptor of a scatter gather list. */
+struct nvme_sgl {
+	uint64_t address;
+	uint32_t bytes;
+	uint8_t reserved[3];
+	uint8_t type; /* enum nvme_sgl_type */
+};
+_Static_assert(sizeof(struct nvme_sgl) == 16, "as on the wire");
+
+/* 7:4 the type, 3:0 0: the address is one of memory. */
+enum nvme_sgl_type {
+	NVME_SGL_DATA = 0x00,	      /* a segment of the payload */
+	NVME_SGL_LAST_SEGMENT = 0x30, /* where the list stands, all of it */
+};
+
 /* Base 3.3.3: a submission queue entry. */
 struct nvme_sqe {
 	uint8_t opcode;
-	uint8_t flags; /* 7:6 PSDT: 0 PRPs, 1 SGLs */
+	uint8_t flags; /* 7:6 PSDT: 0 PRPs, NVME_SQE_SGL */
 	uint16_t cid;
 	uint32_t nsid;
 	uint32_t cdw2, cdw3;
 	uint64_t metadata;
-	uint64_t prp1, prp2;
+	union {
+		struct {
+			uint64_t prp1, prp2;
+		};
+		struct nvme_sgl sgl;
+	};
 	uint32_t cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
 };
 _Static_assert(sizeof(struct nvme_sqe) == NVME_SQE_BYTES, "as on the wire");
+
+enum { NVME_SQE_SGL = 1 << 6 };
 
 /* cdw12 of READ, WRITE, WRITE ZEROES; bits 15:0 are the number of blocks less one. */
 enum nvme_rw_flags {
@@ -142,7 +165,9 @@ struct nvme_identify_controller {
 	uint8_t mdts;      /* 0: no limit, else 2^mdts pages of CAP.MPSMIN */
 	uint16_t cntlid;
 	uint32_t version;
-	uint8_t pad84[172];
+	uint8_t pad84[8];
+	uint32_t oaes;     /* which events it tells of; NVME_EVENTS_NAMESPACES */
+	uint8_t pad96[160];
 	uint16_t oacs;     /* bit 8: doorbell buffer config */
 	uint8_t acl;       /* aborts at a time, less one */
 	uint8_t aerl;
@@ -156,10 +181,16 @@ struct nvme_identify_controller {
 	uint8_t fna;
 	uint8_t vwc;       /* bit 0: there is a volatile write cache */
 	uint8_t pad526[10];
-	uint32_t sgls;     /* bits 1:0: 1 SGLs, 2 SGLs aligned to 4 bytes */
+	uint32_t sgls;     /* bits 1:0: enum nvme_sgls */
 	uint8_t pad540[3556];
 };
 _Static_assert(sizeof(struct nvme_identify_controller) == NVME_IDENTIFY_BYTES, "as on the wire");
+
+enum nvme_sgls {
+	NVME_SGLS_MASK = 3,
+	NVME_SGLS_ANY = 1,     /* segments of any alignment */
+	NVME_SGLS_ALIGNED = 2, /* to 4 bytes, address and length */
+};
 
 enum nvme_oncs {
 	NVME_ONCS_DSM = 1 << 2,
@@ -195,6 +226,7 @@ _Static_assert(sizeof(struct nvme_identify_namespace) == NVME_IDENTIFY_BYTES, "a
 
 enum nvme_log_page {
 	NVME_LOG_HEALTH = 0x02,
+	NVME_LOG_CHANGED_NAMESPACES = 0x04, /* 1024 ids, ended by 0 */
 };
 
 /* Base 5.16.1.3, SMART / Health Information. */
@@ -221,7 +253,10 @@ _Static_assert(sizeof(struct nvme_health_log) == 512, "as on the wire");
 
 enum nvme_feature {
 	NVME_FEATURE_QUEUES = 0x07,
+	NVME_FEATURE_ASYNC_EVENTS = 0x0b, /* cdw11: bits as in OAES */
 };
+
+enum { NVME_EVENTS_NAMESPACES = 1 << 8 };
 
 /* How many bytes a text of IDENTIFY has without the blanks that pad it. */
 static inline int nvme_text_bytes(const char *text, int room)

@@ -25,12 +25,12 @@ struct nvme_namespace;
 struct nvme_controller;
 
 /*
- * One command. Above the transport: sqe (but for cid, prp1, prp2, PSDT), iov, iovcnt, bytes, done,
+ * One command. Above the transport: sqe (but for cid, prp1, prp2, sgl, PSDT), iov, iovcnt, bytes, done,
  * owner. The transport describes the payload in its own way and calls done() once.
  */
 struct nvme_command {
 	struct nvme_sqe sqe;
-	struct iovec iov[BDEV_IO_MAX_IOVS]; /* payload; whole pages but for both its ends */
+	struct iovec iov[BDEV_IO_MAX_IOVS]; /* payload; whole pages but for both its ends (!queue->sgl) */
 	uint16_t iovcnt;
 	uint16_t index;  /* in queue->commands, for ever */
 	uint32_t bytes;  /* of the payload; 0: none */
@@ -48,6 +48,7 @@ struct nvme_queue {
 	struct reactor *reactor;
 	struct nvme_command *commands; /* [depth] */
 	unsigned depth;		       /* commands that may be in flight at a time */
+	bool sgl;		       /* a payload's segments may begin and end anywhere */
 	struct nvme_command *free;
 	TAILQ_HEAD(, nvme_io) waiting; /* for a free command */
 };
@@ -68,6 +69,7 @@ static inline void nvme_queue_init(struct nvme_queue *queue)
 
 struct nvme_transport {
 	const char *name; /* "PCIe", "passthrough": for messages and the RPC */
+	bool lists_namespaces; /* a controller may get namespaces later, and is asked which it has */
 	/*
 	 * (core) The queue by which this namespace is reached from here, counted by its users; NULL:
 	 * errno tells why.
@@ -121,6 +123,11 @@ struct nvme_controller {
 	bool leaving;  /* nvme_detach() is under way */
 	unsigned asks; /* admin commands of the control thread's under way: it stays so long */
 	struct nvme_departure *departure; /* begins when there are none; else NULL */
+	uint32_t transfer_bytes_max; /* as given to nvme_namespace_add() last */
+	/* rescan.c */
+	struct nvme_rescan *rescan; /* under way, or NULL */
+	bool rescan_again;	    /* another one is wanted behind it, of all namespaces */
+	struct nvme_rescan_wait *rescan_waits; /* to be told when that has ended */
 	void (*detached)(void *arg, int error);
 	void *detached_arg;
 	TAILQ_ENTRY(nvme_controller) link;
@@ -131,6 +138,13 @@ struct nvme_controller {
  * are removed by force, then it is detached. Commands end with -ENODEV by then.
  */
 void nvme_controller_gone(struct nvme_controller *controller);
+
+/*
+ * Control thread (rescan.c): these namespaces (count 0: perhaps any) are not what they were: they are
+ * looked at anew.
+ */
+void nvme_controller_changed(struct nvme_controller *controller, const uint32_t *nsids,
+			     unsigned count);
 
 /*
  * A namespace as a bdev. The transport fills the geometry by nvme_namespace_describe() from what

@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "lib/base/compiler.h"
 #include "lib/base/log.h"
@@ -83,6 +85,21 @@ bool uring_submit(struct uring *uring)
 	uring->enters++;
 	io_uring_submit_and_get_events(&uring->ring);
 	return true;
+}
+
+/* liburing 2.3 is older than this: linux/io_uring.h, IORING_REGISTER_NAPI and struct io_uring_napi. */
+int uring_busy_poll(struct uring *uring, unsigned us)
+{
+	enum { REGISTER_NAPI = 27 };
+	struct {
+		uint32_t busy_poll_to; /* microseconds */
+		uint8_t prefer_busy_poll;
+		uint8_t pad[3];
+		uint64_t reserved;
+	} napi = {.busy_poll_to = us, .prefer_busy_poll = 1};
+	return syscall(__NR_io_uring_register, uring->ring.ring_fd, REGISTER_NAPI, &napi, 1) < 0
+		       ? -errno
+		       : 0;
 }
 
 void uring_wait(struct uring *uring, uint64_t timeout_ns)

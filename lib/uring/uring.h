@@ -91,6 +91,13 @@ static inline void uring_set_op(struct io_uring_sqe *sqe, struct uring_op *op)
  */
 bool uring_submit(struct uring *uring);
 
+/*
+ * From now on uring_wait() polls the network cards of the ring's sockets for up to `us` microseconds
+ * (NAPI) before it sleeps. Returns 0, or -EINVAL where the kernel does not know it (before 6.9), or
+ * another -errno. Source: io_uring_register_napi(3).
+ */
+int uring_busy_poll(struct uring *uring, unsigned us);
+
 /* Submits, then sleeps until a completion or `timeout_ns` (UINT64_MAX: none). */
 void uring_wait(struct uring *uring, uint64_t timeout_ns);
 

@@ -69,9 +69,21 @@ class Refusals(CommandLine):
 
     def test_unknown_options(self):
         for args in (["--bogus"], ["-Z"], ["--listen"], ["--cores"], ["--memory", "x"],
-                     ["--log-level", "shouting"], ["--handshake-timeout", "x"], ["--poll=3"]):
+                     ["--log-level", "shouting"], ["--handshake-timeout", "x"], ["--poll=3"],
+                     ["--busy-poll"], ["--busy-poll", "-1"], ["--busy-poll", "1000001"]):
             with self.subTest(args=args):
                 self.refused(*args, listen=False)
+
+    def test_busy_poll(self):
+        """In force, or a warning where the kernel does not know it; it serves either way."""
+        target = self.start("malloc:8M", args=["--idle-poll", "0", "--busy-poll", "20"])
+        told = target.rpc("framework_get_reactors")["reactors"][0]["busy_poll_us"]
+        self.assertIn(told, (0, 20))
+        if not told:
+            self.logged(target, "does not poll network cards")
+        elif tuple(int(n) for n in os.uname().release.split(".")[:2]) < (6, 9):
+            self.fail("no kernel before 6.9 can")
+        self.assert_serves(target)
 
     def test_bad_specs(self):
         for spec in ("malloc:", "malloc:x", "malloc:0", "malloc:-1", "malloc:1000", "malloc:1.5.2G",

@@ -4,7 +4,7 @@ What a request costs, in figures that do not depend on time: user instructions (
 into the kernel, bytes copied. They must not rise beyond those kept in cost.json. A change that makes
 requests cheaper lowers the figures there; one that makes them dearer says why.
 
-Instructions are those of all functions but the loop's own, which look for work and run the more
+Instructions of the whole target are those of all functions but the loop's own, which look for work and run the more
 often the less there is to do, and memcpy(), which depends on the processor and whose bytes are counted
 instead.
 """
@@ -19,7 +19,13 @@ from test_hotpath import HotPath as Counted
 
 LOOP_FUNCTIONS = {"reactor_loop", "hop_drain", "uring_reap", "uring_submit", "timers_run"}
 REQUESTS = 20000
+NVME_OVER_NULL = 600  # instructions that a READ by NVMe from user space may add to null's
 TOLERANCE = 1.05  # how requests fall into batches differs a little from run to run
+
+
+def skip_unless_release(test):
+    if SANITIZED or os.environ.get("POLLUX_BUILDTYPE") != "release":
+        test.skipTest("figures are those of the release build")
 
 
 def figures():
@@ -31,8 +37,7 @@ def figures():
 class Cost(harness.TargetTest):
     def setUp(self):
         super().setUp()
-        if SANITIZED or os.environ.get("POLLUX_BUILDTYPE") != "release":
-            self.skipTest("figures are those of the release build")
+        skip_unless_release(self)
         self.figures = figures()
 
     def load(self, target, mode, requests=REQUESTS, size=4 * KIB):
@@ -99,6 +104,33 @@ class Cost(harness.TargetTest):
 
     def test_malloc_write_apart(self):
         self.check_case("malloc write apart", "malloc:64M", "w", harness.APART)
+
+
+class Ways(harness.TargetTest):
+    """
+    A READ of 4 KiB in the bdev alone, by the program read_cost (test/unit/cost), which plays the
+    device: the same reactor, the same batches, one kind of bdev after another.
+    """
+
+    def instructions(self, way):
+        out = self.path("callgrind." + way)
+        requests = harness.run(
+            harness.need_program("valgrind"), "-q", "--tool=callgrind",
+            f"--callgrind-out-file={out}", "--toggle-collect=measured*",
+            harness.helper("../unit/cost/read_cost"), way, timeout=120).stdout
+        with open(out, encoding="utf-8") as file:
+            total = re.search(r"^totals: (\d+)$", file.read(), re.MULTILINE)
+        return int(total.group(1)) / int(requests)
+
+    def test_ways(self):
+        skip_unless_release(self)
+        counts = {way: self.instructions(way) for way in ("null", "pcie", "pass", "file")}
+        for way, count in counts.items():
+            allowed = figures()[f"bdev {way} read"]["instructions"]
+            print(f"# READ in a bdev, {way}: {count:.1f} instructions, allowed {allowed}, "
+                  f"{count - counts['null']:.1f} more than null")
+            self.assertLessEqual(count, allowed * TOLERANCE, way)
+        self.assertLess(counts["pcie"] - counts["null"], NVME_OVER_NULL)
 
 
 class Copies(Counted):

@@ -60,6 +60,25 @@ refused_user() {
 	grep -q "$1" /tmp/answer
 }
 
+# sgl_is VALUE: of the one controller
+sgl_is() {
+	works bdev_nvme_get_controllers && grep -q "\"sgl\":$1" /tmp/answer
+}
+
+# without SGLs: there and back over the edges of pages and of MDTS
+by_pages() {
+	works bdev_nvme_set_options '{"sgl":false,"timeout_us":40000000,"action_on_timeout":"reset"}' &&
+		works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")" && sgl_is false &&
+		works export_create '{"name":"pages","bdev":"Nvme0n1"}' &&
+		qemu_io pages -c 'write -P 7 3584 1M' -c 'write -P 8 2M 4k' -c 'write -P 9 2101248 8k' \
+			-c 'read -P 7 3584 1M' -c 'read -P 8 2M 4k' -c 'read -P 9 2101248 8k' &&
+		works bdev_nvme_detach_controller '{"name":"Nvme0"}'
+}
+
+rescanned() {
+	works bdev_nvme_rescan_controller '{"name":"Nvme0"}' && grep -q '"Nvme0n1", *"Nvme0n2"' /tmp/answer
+}
+
 # huge_pages_on NODE: of the target's memory
 huge_pages_on() {
 	grep ' huge ' /proc/$server/numa_maps | sed -n "s/.* N$1=\([0-9]*\).*/\1/p" |
@@ -91,7 +110,11 @@ check "twice" says 'attached already' bdev_nvme_attach_controller "$(attach Nvme
 check "listed" tells Nvme0n2 bdev_nvme_get_controllers
 check "a format with metadata" says 'metadata' bdev_nvme_attach_controller "$(attach x "$pci3")"
 check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
+check "payloads by pages" by_pages
+check "payloads by lists" works bdev_nvme_set_options '{"sgl":true}'
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
+check "lists are used" sgl_is true
+check "its namespaces are looked at" rescanned
 stop "attached"
 refuses "a namespace that is not there" timeout 60 pollux -r none -l unix://$sock --cores 0 \
 	"nvme:$pci0/n7"

@@ -11,27 +11,21 @@
 
 #include "app/pollux/nbd/connection.h"
 #include "lib/base/log.h"
+#include "lib/base/log_limit.h"
 #include "lib/tls/session.h"
 #include "reactor/control.h"
 
-enum { LINES_A_SECOND = 10 };
-
 static void write_failure(void *arg)
 {
-	static time_t second;
-	static unsigned lines, left_out;
+	static struct log_limit limit;
+	unsigned left_out;
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (now.tv_sec != second) {
-		if (left_out)
-			log_notice("nbd", "%u more failures of TLS were not logged", left_out);
-		second = now.tv_sec;
-		lines = left_out = 0;
-	}
-	if (lines++ < LINES_A_SECOND)
+	bool may = log_limit_take(&limit, (uint64_t)now.tv_sec, &left_out);
+	if (left_out)
+		log_notice("nbd", "%u more failures of TLS were not logged", left_out);
+	if (may)
 		log_notice("nbd", "%s", (const char *)arg);
-	else
-		left_out++;
 	free(arg);
 }
 

@@ -6,8 +6,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <errno.h>
@@ -16,6 +18,7 @@
 #include "bdev/nvme/io.h"
 #include "bdev/nvme/namespace.h"
 #include "fake/reactor.h"
+#include "lib/base/log.h"
 
 enum { DEPTH = 4, MDTS_BYTES = 64 << 10, ISSUED_MAX = 4096, DISK_BYTES = 1 << 30 };
 
@@ -46,9 +49,9 @@ static void check_payload(const struct nvme_command *command)
 	uint32_t bytes = 0;
 	for (unsigned i = 0; i < command->iovcnt; i++) {
 		uintptr_t begin = (uintptr_t)command->iov[i].iov_base;
-		if (i)
+		if (i && !command->queue->sgl)
 			assert_int_equal(begin % NVME_PAGE_BYTES, 0);
-		if (i + 1u < command->iovcnt)
+		if (i + 1u < command->iovcnt && !command->queue->sgl)
 			assert_int_equal((begin + command->iov[i].iov_len) % NVME_PAGE_BYTES, 0);
 		bytes += command->iov[i].iov_len;
 	}
@@ -83,6 +86,15 @@ static const struct nvme_transport transport = {
 /* The bdev is never registered here: nothing leaves. */
 void nvme_controller_leave(struct nvme_namespace *ns)
 {
+}
+
+static unsigned doubts; /* calls of nvme_controller_changed() */
+
+void nvme_controller_changed(struct nvme_controller *changed, const uint32_t *nsids, unsigned count)
+{
+	assert_int_equal(count, 1);
+	assert_int_equal(nsids[0], 1);
+	doubts++;
 }
 
 /* Ends the command that has been in flight for the longest time. */
@@ -153,6 +165,7 @@ static void start(uint8_t shift, uint16_t oncs)
 
 static void stop(void)
 {
+	fake_settle();
 	assert_int_equal(ch->inflight, 0);
 	ch->type->channel_close(ch);
 	free(ch);
@@ -265,6 +278,29 @@ static void test_pieces(void **state)
 	assert_int_equal(io.status, 0);
 	check_covered(0, 13312);
 	assert_int_equal(device.count, 2);
+	stop();
+}
+
+/* A queue that takes SGLs: one command, cut by its size only, inside a segment and inside a block. */
+static void test_pieces_by_sgl(void **state)
+{
+	struct bdev_io io;
+	struct iovec iov[BDEV_IO_MAX_IOVS];
+	start(9, all_oncs);
+	device.queue.sgl = true;
+	for (unsigned i = 0; i < BDEV_IO_MAX_IOVS; i++)
+		iov[i] = (struct iovec){memory + i * 100000, 5000 + i % 2};
+	iov[BDEV_IO_MAX_IOVS - 1].iov_len = 512 * 512 - 15 * 5000 - 7;
+	io = (struct bdev_io){.op = BDEV_READ, .length = 512 * 512, .iov = iov};
+	io.iovcnt = BDEV_IO_MAX_IOVS;
+	io.done = request_done;
+	done_count = 0;
+	bdev_submit(ch, &io);
+	assert_int_equal(device.count, 4);
+	end_all(0);
+	assert_int_equal(done_count, 1);
+	assert_int_equal(io.status, 0);
+	check_covered(0, 512 * 512);
 	stop();
 }
 
@@ -386,6 +422,9 @@ static void test_statuses(void **state)
 	one_status(NVME_STATUS(NVME_SCT_PATH, 0x71), -EIO, tries);
 	one_status(NVME_STATUS(NVME_SCT_VENDOR, 0x12), -EIO, 1);
 	one_status(-ENODEV, -ENODEV, 1);
+	fake_settle();
+	/* one that was shorter than we thought, one that was not there: one look a second will do */
+	assert_int_equal(doubts, 1);
 	assert_true(ns->errors[0].by_type[NVME_SCT_MEDIA] > 0);
 	assert_int_equal(ns->errors[0].no_status, 1);
 	assert_int_equal(ns->errors[0].retries, 2 * NVME_RETRIES_MAX);
@@ -437,6 +476,147 @@ static void test_abort(void **state)
 	stop();
 }
 
+/* ---- A namespace that is not what it was ---- */
+
+/* Beyond the end: a status and an error by the operation; the namespace is looked at again. */
+static void test_beyond_the_end(void **state)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	start(9, all_oncs);
+	doubts = 0;
+	for (unsigned second = 0; second < 3; second++) {
+		for (unsigned i = 0; i < 20; i++) {
+			submit_rw(&io, &iov, BDEV_READ, 4096, 512, 0);
+			end_all(NVME_SC_LBA_OUT_OF_RANGE | NVME_STATUS_DNR);
+			assert_int_equal(io.status, -EINVAL);
+			submit(&io, BDEV_WRITE_ZEROES, 4096, 512, 0);
+			end_all(NVME_SC_LBA_OUT_OF_RANGE | NVME_STATUS_DNR);
+			assert_int_equal(io.status, -ENOSPC);
+		}
+		fake_settle();
+		assert_int_equal(doubts, second + 1);
+		fake_tick_us(NVME_DOUBT_US);
+		fake_pass();
+	}
+	stop();
+}
+
+/* What waits while the namespace shrinks, and what is cut then, is not sent beyond the end. */
+static void test_shrinks(void **state)
+{
+	struct bdev_io ios[4];
+	struct iovec iovs[4];
+	start(9, all_oncs);
+	done_count = 0;
+	submit_rw(&ios[0], &iovs[0], BDEV_WRITE, 1 << 20, 8 * MDTS_BYTES, 0);
+	submit_rw(&ios[1], &iovs[1], BDEV_READ, 1 << 20, 4096, 0);
+	submit_rw(&ios[2], &iovs[2], BDEV_WRITE, 4096, 4096, 0);
+	submit(&ios[3], BDEV_FLUSH, 0, 0, 0);
+	assert_int_equal(device.count, DEPTH);
+	atomic_store(&ns->bdev.size_bytes, 1 << 20);
+	end_all(0);
+	assert_int_equal(done_count, 4);
+	assert_int_equal(device.count, DEPTH + 2);
+	assert_int_equal(ios[0].status, -ENOSPC);
+	assert_int_equal(ios[1].status, -EINVAL);
+	assert_int_equal(ios[2].status, 0);
+	assert_int_equal(ios[3].status, 0);
+	/* nor again */
+	submit_rw(&ios[0], &iovs[0], BDEV_READ, (1 << 20) - 512, 512, 0);
+	atomic_store(&ns->bdev.size_bytes, (1 << 20) - 512);
+	device.count = 0;
+	end_all(NVME_SC_TRANSIENT);
+	assert_int_equal(ios[0].status, -EIO);
+	assert_int_equal(device.count, 0);
+	submit_rw(&ios[0], &iovs[0], BDEV_READ, (1 << 20) - 512, 512, 0);
+	assert_int_equal(ios[0].status, -EINVAL);
+	assert_int_equal(device.count, 0);
+	stop();
+}
+
+/* ---- What is logged ---- */
+
+static void test_fault_lines(void **state)
+{
+	struct nvme_dsm_range range = {.lba = 7, .blocks = 0x80000000};
+	struct nvme_command command = {.sqe = {.opcode = NVME_READ, .nsid = 3}};
+	char line[NVME_FAULT_BYTES];
+	command.sqe.cdw10 = 0x10;
+	command.sqe.cdw11 = 1;
+	command.sqe.cdw12 = 7 | NVME_RW_FUA;
+	nvme_fault_describe(&command, NVME_SC_UNRECOVERED_READ | NVME_STATUS_DNR, line,
+			    sizeof(line));
+	assert_string_equal(line, "READ of namespace 3, 8 blocks at LBA 4294967312: SCT 2, SC 0x81 "
+				  "(unrecovered read error), DNR");
+	command.sqe.opcode = NVME_WRITE_ZEROES;
+	command.sqe.cdw12 = 0;
+	nvme_fault_describe(&command, NVME_STATUS(NVME_SCT_VENDOR, 0x12), line, sizeof(line));
+	assert_string_equal(line, "WRITE ZEROES of namespace 3, 1 block at LBA 4294967312: SCT 7, "
+				  "SC 0x12 (an error of the vendor's own)");
+	command.sqe.opcode = NVME_DSM;
+	command.iov[0] = (struct iovec){&range, sizeof(range)};
+	nvme_fault_describe(&command, -ETIMEDOUT, line, sizeof(line));
+	assert_string_equal(line, "DATASET MANAGEMENT of namespace 3, 2147483648 blocks at LBA 7: "
+				  "no status (Connection timed out)");
+	command.sqe.opcode = NVME_FLUSH;
+	nvme_fault_describe(&command, NVME_SC_INTERNAL, line, sizeof(line));
+	assert_string_equal(line, "FLUSH of namespace 3: SCT 0, SC 0x06 (internal error of the "
+				  "device)");
+}
+
+static void fail_reads(unsigned count, int status)
+{
+	struct bdev_io io;
+	struct iovec iov;
+	for (unsigned i = 0; i < count; i++) {
+		device.count = 0;
+		submit_rw(&io, &iov, BDEV_READ, 4096, 512, 0);
+		end_all(status);
+	}
+}
+
+/* Lines of the log that hold the text, since the file was opened. */
+static unsigned lines_with(FILE *log, const char *text)
+{
+	char line[1024];
+	unsigned count = 0;
+	rewind(log);
+	while (fgets(line, sizeof(line), log))
+		count += strstr(line, text) != NULL;
+	return count;
+}
+
+/* A device that always fails fills no log; how much was left out is told later. */
+static void test_failures_are_logged(void **state)
+{
+	FILE *log = tmpfile();
+	int old = dup(STDERR_FILENO);
+	assert_non_null(log);
+	start(9, all_oncs);
+	strcpy(ns->bdev.name, "Nvme7n1");
+	dup2(fileno(log), STDERR_FILENO);
+	log_set_level(LOG_NOTICE);
+	fail_reads(100, NVME_SC_UNRECOVERED_READ | NVME_STATUS_DNR);
+	fail_reads(100, -ENODEV);
+	fake_settle();
+	unsigned first = lines_with(log, "Nvme7n1: READ of namespace 1, 1 block at LBA 8: SCT 2, "
+					 "SC 0x81 (unrecovered read error), DNR");
+	fake_tick_us(2000000);
+	fake_pass();
+	fail_reads(1, NVME_SC_INVALID_FIELD);
+	fail_reads(1, 0);
+	fake_settle();
+	log_set_level(LOG_DISABLED);
+	dup2(old, STDERR_FILENO);
+	close(old);
+	assert_int_equal(first, LOG_LIMIT_LINES_A_SECOND);
+	assert_int_equal(lines_with(log, "READ"), LOG_LIMIT_LINES_A_SECOND + 1);
+	assert_int_equal(lines_with(log, "90 more failed commands were not logged"), 1);
+	fclose(log);
+	stop();
+}
+
 static int refusal(const struct nvme_identify_namespace *identity, const char *words)
 {
 	char why[NVME_WHY_BYTES] = "";
@@ -469,6 +649,7 @@ int main(void)
 		cmocka_unit_test(test_lengths_512),
 		cmocka_unit_test(test_lengths_4096),
 		cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_pieces_by_sgl),
 		cmocka_unit_test(test_waiting),
 		cmocka_unit_test(test_zeroes),
 		cmocka_unit_test(test_without_commands),
@@ -476,7 +657,12 @@ int main(void)
 		cmocka_unit_test(test_statuses),
 		cmocka_unit_test(test_one_of_many_fails),
 		cmocka_unit_test(test_abort),
+		cmocka_unit_test(test_beyond_the_end),
+		cmocka_unit_test(test_shrinks),
+		cmocka_unit_test(test_fault_lines),
+		cmocka_unit_test(test_failures_are_logged),
 		cmocka_unit_test(test_formats),
 	};
+	log_set_level(LOG_DISABLED);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

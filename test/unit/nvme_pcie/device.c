@@ -144,7 +144,9 @@ static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
 		       sizeof(data->model));
 		data->mdts = device->mdts;
 		data->nn = device->namespaces;
+		data->sgls = device->sgls;
 		data->oacs = device->shadows ? NVME_OACS_DOORBELL_BUFFER : 0;
+		data->oaes = device->events_offered ? NVME_EVENTS_NAMESPACES : 0;
 		return 0;
 	}
 	if (sqe->cdw10 == NVME_CNS_ACTIVE_NAMESPACES) {
@@ -188,6 +190,31 @@ static uint16_t create_queue(struct device *device, const struct nvme_sqe *sqe)
 	return 0;
 }
 
+static uint16_t set_features(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
+{
+	if (sqe->cdw10 == NVME_FEATURE_ASYNC_EVENTS) {
+		assert_true(device->events_offered);
+		device->event_config = sqe->cdw11;
+		return 0;
+	}
+	assert_int_equal(sqe->cdw10, NVME_FEATURE_QUEUES);
+	*result = (device->queues_max - 1) << 16 | (device->queues_max - 1);
+	return 0;
+}
+
+static uint16_t get_log_page(struct device *device, const struct nvme_sqe *sqe)
+{
+	size_t bytes = ((sqe->cdw10 >> 16) + 1u) * 4;
+	uint8_t *page = device_at(device, sqe->prp1, bytes);
+	memset(page, 0, bytes);
+	if ((sqe->cdw10 & 0xff) != NVME_LOG_CHANGED_NAMESPACES)
+		return 0;
+	assert_int_equal(bytes, sizeof(device->changed));
+	memcpy(page, device->changed, bytes);
+	memset(device->changed, 0, sizeof(device->changed));
+	return 0;
+}
+
 static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
 {
 	*result = 0;
@@ -197,9 +224,9 @@ static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint
 	case NVME_ADMIN_IDENTIFY:
 		return identify(device, sqe);
 	case NVME_ADMIN_SET_FEATURES:
-		assert_int_equal(sqe->cdw10, NVME_FEATURE_QUEUES);
-		*result = (device->queues_max - 1) << 16 | (device->queues_max - 1);
-		return 0;
+		return set_features(device, sqe, result);
+	case NVME_ADMIN_GET_LOG_PAGE:
+		return get_log_page(device, sqe);
 	case NVME_ADMIN_CREATE_CQ:
 	case NVME_ADMIN_CREATE_SQ:
 		return create_queue(device, sqe);
@@ -227,11 +254,26 @@ static void step_admin(struct device *device)
 		if (device->admin_count < DEVICE_LOG_ENTRIES)
 			device->admin_log[device->admin_count] = sqe.opcode;
 		device->admin_count++;
+		if (sqe.opcode == NVME_ADMIN_ASYNC_EVENT) {
+			assert_false(device->event_asked);
+			assert_int_equal(sqe.cid, PCIE_EVENT_CID);
+			device->event_asked = true;
+			device->event_requests++;
+			continue;
+		}
+		assert_int_not_equal(sqe.cid, PCIE_EVENT_CID);
 		uint16_t status = do_admin(device, &sqe, &result);
 		if (device->stray_first)
 			device_post(device, 0, sqe.cid + 1000, 0, 0, 0);
 		device_post(device, 0, sqe.cid, 0, status, result);
 	}
+}
+
+void device_tell(struct device *device, uint32_t result)
+{
+	assert_true(device->event_asked);
+	device->event_asked = false;
+	device_post(device, 0, PCIE_EVENT_CID, 0, 0, result);
 }
 
 /* ---- Enabling ---- */
@@ -244,6 +286,8 @@ static void enable(struct device *device)
 	memset(device->bar + NVME_REG_DOORBELLS, 0, sizeof(device->bar) - NVME_REG_DOORBELLS);
 	device->shadow = device->events = 0;
 	device->pending_count = 0;
+	device->event_asked = false;
+	device->event_config = 0;
 	memcpy(&admin->sq, device->bar + NVME_REG_ASQ, 8);
 	memcpy(&admin->cq, device->bar + NVME_REG_ACQ, 8);
 	admin->sq_entries = (aqa & 0xfff) + 1;
@@ -314,10 +358,53 @@ unsigned device_fetch(struct device *device)
 	return device->pending_count;
 }
 
-void device_move(const struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
+static void move_segment(const struct device *device, const struct nvme_sgl *segment,
+			 uint8_t *buffer, bool to_memory)
+{
+	assert_int_equal(segment->type, NVME_SGL_DATA);
+	assert_true(segment->bytes > 0);
+	if (device->sgls == NVME_SGLS_ALIGNED)
+		assert_int_equal((segment->address | segment->bytes) & 3, 0);
+	void *memory = device_at(device, segment->address, segment->bytes);
+	if (to_memory)
+		memcpy(memory, buffer, segment->bytes);
+	else
+		memcpy(buffer, memory, segment->bytes);
+}
+
+static void move_sgl(struct device *device, const struct nvme_sgl *sgl, uint8_t *buffer,
+		     size_t bytes, bool to_memory)
+{
+	const struct nvme_sgl *list = sgl;
+	size_t done = 0;
+	unsigned count = 1;
+	assert_true(device->sgls);
+	if (sgl->type != NVME_SGL_DATA) {
+		assert_int_equal(sgl->type, NVME_SGL_LAST_SEGMENT);
+		assert_int_equal(sgl->bytes % sizeof(*list), 0);
+		assert_int_equal(sgl->address & 15, 0);
+		count = sgl->bytes / sizeof(*list);
+		assert_true(count > 1);
+		list = device_at(device, sgl->address, sgl->bytes);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		assert_true(list[i].bytes <= bytes - done);
+		move_segment(device, &list[i], buffer + done, to_memory);
+		done += list[i].bytes;
+	}
+	assert_int_equal(done, bytes);
+	device->sgl_count++;
+	device->sgl_segments = count;
+}
+
+void device_move(struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
 		 size_t bytes, bool to_memory)
 {
 	uint64_t at = sqe->prp1, list = 0;
+	if (sqe->flags == NVME_SQE_SGL) {
+		move_sgl(device, &sqe->sgl, buffer, bytes, to_memory);
+		return;
+	}
 	assert_int_equal(sqe->flags & 0xc0, 0);
 	assert_int_equal(at & 3, 0);
 	size_t first = MIN_OF(bytes, PAGE - at % PAGE);
@@ -384,6 +471,7 @@ struct device *device_new(unsigned cores)
 	assert_non_null(device);
 	memset(device, 0, sizeof(*device));
 	fake_start(cores);
+	device->options = nvme_options_default;
 	device->mqes = 2047;
 	device->timeout = 10;
 	device->ready_ms = 3;
@@ -416,6 +504,7 @@ void device_controller(struct device *device, struct pcie_controller *controller
 	memset(controller, 0, sizeof(*controller));
 	set_cap(device);
 	controller->backend = &backend;
+	controller->options = device->options;
 	controller->registers = (struct pcie_registers){device->bar, sizeof(device->bar)};
 	controller->dma = &device->dma;
 	strcpy(controller->base.address, "0000:01:00.0");

@@ -49,6 +49,7 @@ struct device_command {
 
 struct device {
 	_Alignas(4096) uint8_t bar[0x1000 + 4096];
+	struct nvme_options options; /* of the driver */
 	/* how it is to behave */
 	unsigned dstrd;	   /* CAP.DSTRD */
 	unsigned mqes;	   /* CAP.MQES, 0's based */
@@ -60,6 +61,9 @@ struct device {
 	bool stray_first;     /* a completion with a wrong id before each right one */
 	bool shadows;	      /* OACS bit 8 */
 	bool no_list;	      /* CNS 2 is not known */
+	uint32_t sgls;	      /* as in IDENTIFY */
+	bool events_offered;  /* OAES: of namespaces */
+	uint32_t changed[1024]; /* the log page, until it is read */
 	uint8_t mdts;
 	uint32_t namespaces;
 	unsigned queues_max;	    /* by SET FEATURES */
@@ -70,6 +74,10 @@ struct device {
 	unsigned enables, disables;
 	bool shut_down, dma_stopped;
 	struct nvme_sqe last_abort;
+	unsigned sgl_count, sgl_segments; /* payloads that came by SGLs; segments of the last */
+	unsigned event_requests; /* ever */
+	bool event_asked;	 /* one is outstanding */
+	uint32_t event_config;
 	/* its state */
 	uint64_t now_ms, change_ms; /* when EN last changed */
 	bool enabled, was_gone;
@@ -107,13 +115,15 @@ unsigned device_fetch(struct device *device);
 void device_end(struct device *device, unsigned index, uint16_t status);
 /* All, in the order in which they came. */
 void device_end_all(struct device *device);
+/* Answers the Asynchronous Event Request that is outstanding. */
+void device_tell(struct device *device, uint32_t result);
 /* A completion as it stands. */
 void device_post(struct device *device, uint16_t qid, uint16_t cid, uint16_t sqid, uint16_t status,
 		 uint32_t result);
 /* Memory behind an IOVA, all of it inside one mapping. */
 void *device_at(const struct device *device, uint64_t iova, size_t bytes);
-/* Moves `bytes` between the PRPs' memory and the buffer, as Base 4.1.1 says. */
-void device_move(const struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
+/* Moves `bytes` between the PRPs' or the SGL's memory and the buffer, as Base 4.1 says. */
+void device_move(struct device *device, const struct nvme_sqe *sqe, uint8_t *buffer,
 		 size_t bytes, bool to_memory);
 
 #endif

@@ -14,6 +14,15 @@ void nvme_controller_gone(struct nvme_controller *controller)
 	seen.gone++;
 }
 
+void nvme_controller_changed(struct nvme_controller *controller, const uint32_t *nsids,
+			     unsigned count)
+{
+	seen.changed++;
+	seen.changed_count = count;
+	seen.changed_first = count ? nsids[0] : 0;
+	seen.changed_last = count ? nsids[count - 1] : 0;
+}
+
 int nvme_namespace_add(struct nvme_controller *controller, uint32_t nsid,
 		       const struct nvme_identify_namespace *identify, uint32_t transfer_bytes_max,
 		       struct nvme_namespace **ns, char why[NVME_WHY_BYTES])

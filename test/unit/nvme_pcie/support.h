@@ -12,6 +12,9 @@ enum { NAMESPACES_SEEN_MAX = 4096 };
 
 struct seen {
 	unsigned gone; /* calls of nvme_controller_gone() */
+	unsigned changed; /* calls of nvme_controller_changed(), and what the last one brought */
+	unsigned changed_count;
+	uint32_t changed_first, changed_last;
 	unsigned namespaces;
 	uint32_t nsids[NAMESPACES_SEEN_MAX];
 	uint64_t size; /* of the last */

@@ -157,7 +157,7 @@ static void age_leads_to_abort_and_reset(void **state)
 	world_start(&world);
 	uint8_t *buffer = buffer_get();
 	begin(&world, buffer);
-	fake_advance_us((PCIE_TIMEOUT_MS - 1000) * 1000);
+	fake_advance_us(NVME_TIMEOUT_US - SECOND_US);
 	assert_int_equal(world.queue->stats.timeouts, 0);
 	fake_advance_us(2 * SECOND_US);
 	assert_int_equal(world.queue->stats.timeouts, COUNT);
@@ -175,6 +175,100 @@ static void age_leads_to_abort_and_reset(void **state)
 		assert_done(&requests[i], 0);
 	buffers_put(&reactor_self->buffers, buffer);
 	world_stop(&world);
+}
+
+/* COUNT reads are at a device whose driver has these time-outs. */
+static uint8_t *begin_with(struct world *world, uint64_t timeout_us,
+			   enum nvme_timeout_action action)
+{
+	struct device *device = device_new(1);
+	device->options.timeout_us = timeout_us;
+	device->options.action_on_timeout = action;
+	world_start_on(world, device);
+	uint8_t *buffer = buffer_get();
+	begin(world, buffer);
+	return buffer;
+}
+
+static void end_with(struct world *world, uint8_t *buffer)
+{
+	device_end_all(world->device);
+	fake_settle();
+	buffers_put(&reactor_self->buffers, buffer);
+	world_stop(world);
+}
+
+/* Milliseconds: looked at often enough, and not before. */
+static void short_time_leads_to_abort(void **state)
+{
+	struct world world;
+	uint8_t *buffer = begin_with(&world, 8000, NVME_TIMEOUT_ABORT);
+	fake_advance_us(7000);
+	assert_int_equal(world.queue->stats.timeouts, 0);
+	fake_advance_us(3001);
+	assert_int_equal(world.queue->stats.timeouts, COUNT);
+	assert_int_equal(world.controller.resets, 0);
+	for (unsigned i = 0; i < COUNT; i++)
+		device_end(world.device, 0, 0x007);
+	fake_settle();
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_done(&requests[i], -ETIMEDOUT);
+	end_with(&world, buffer);
+}
+
+/* All that are too old end by the one reset; one that is younger is done again. */
+static void short_time_leads_to_reset(void **state)
+{
+	struct world world;
+	struct request young = {0};
+	uint8_t *buffer = begin_with(&world, 8000, NVME_TIMEOUT_RESET);
+	fake_advance_us(6000);
+	assert_int_equal(request_rw(&world, &young, NVME_READ, 1, buffer, 512), 0);
+	fake_advance_us(4001);
+	assert_int_equal(world.device->last_abort.opcode, 0);
+	assert_int_equal(world.controller.resets, 1);
+	assert_int_equal(world.queue->stats.timeouts, COUNT);
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_done(&requests[i], -ETIMEDOUT);
+	assert_pending(&young);
+	assert_int_equal(device_fetch(world.device), 1);
+	device_end_all(world.device);
+	fake_settle();
+	assert_done(&young, 0);
+	end_with(&world, buffer);
+}
+
+/* Nothing is done but counting, once a command: it ends in its own time, with its data. */
+static void late_without_action(void **state)
+{
+	struct world world;
+	uint8_t *buffer = begin_with(&world, 8000, NVME_TIMEOUT_NONE);
+	fake_advance_us(60 * SECOND_US);
+	assert_int_equal(world.queue->stats.timeouts, COUNT);
+	assert_int_equal(world.device->last_abort.opcode, 0);
+	assert_int_equal(world.controller.resets, 0);
+	/* a request whose own time has passed is aborted all the same */
+	pcie_queue_abort(&world.queue->base, requests[0].command);
+	fake_settle();
+	assert_int_equal(world.device->last_abort.opcode, NVME_ADMIN_ABORT);
+	device_end_all(world.device);
+	fake_settle();
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_done(&requests[i], 0);
+	assert_int_equal(buffer[0], 1);
+	end_with(&world, buffer);
+}
+
+static void no_timeout(void **state)
+{
+	struct world world;
+	uint8_t *buffer = begin_with(&world, 0, NVME_TIMEOUT_ABORT);
+	fake_advance_us(2ull * NVME_TIMEOUT_US);
+	assert_int_equal(world.queue->stats.timeouts, 0);
+	device_end_all(world.device);
+	fake_settle();
+	assert_done(&requests[0], 0);
+	end_with(&world, buffer);
 }
 
 /* An admin queue that does not answer to Abort either: a reset at once. */
@@ -334,6 +428,10 @@ int main(void)
 		cmocka_unit_test(abort_ends_a_command),
 		cmocka_unit_test(abort_comes_too_late),
 		cmocka_unit_test(age_leads_to_abort_and_reset),
+		cmocka_unit_test(short_time_leads_to_abort),
+		cmocka_unit_test(short_time_leads_to_reset),
+		cmocka_unit_test(late_without_action),
+		cmocka_unit_test(no_timeout),
 		cmocka_unit_test(abort_without_an_answer),
 		cmocka_unit_test(fatal_status_leads_to_reset),
 		cmocka_unit_test(all_ones_are_a_removal),

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Tests of namespaces that change under a controller, on a transport that the test plays: sizes,
+ * formats, namespaces that go and come, and who is told.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+
+#include "bdev/nvme/controller.h"
+#include "bdev/nvme/namespace.h"
+#include "bdev/nvme/rescan.h"
+#include "bdev/nvme/status.h"
+#include "bdev/nvme/transports.h"
+#include "fake/reactor.h"
+#include "lib/base/log.h"
+
+enum { IDS = 4, TRANSFER_BYTES = 128 << 10 };
+
+/* The device: namespace i has blocks[i] blocks, 0: it is not there. */
+static struct {
+	uint64_t blocks[IDS + 1];
+	uint8_t shift[IDS + 1], nguid[IDS + 1];
+	int identify_status, list_status;
+	unsigned identifies, lists;
+} device;
+
+static struct nvme_identify_namespace identity_of(uint32_t nsid)
+{
+	struct nvme_identify_namespace identity = {.size = device.blocks[nsid]};
+	identity.lba_formats[0].data_shift = device.shift[nsid];
+	identity.nguid[0] = device.nguid[nsid];
+	return identity;
+}
+
+static int attach(const char *address, struct nvme_controller **made, char why[NVME_WHY_BYTES]);
+
+static void detach(struct nvme_controller *controller)
+{
+	free(controller);
+}
+
+static int admin(struct nvme_controller *controller, const struct nvme_sqe *sqe, void *data,
+		 uint32_t bytes, uint32_t *result)
+{
+	uint32_t *list = data;
+	assert_int_equal(sqe->opcode, NVME_ADMIN_IDENTIFY);
+	assert_int_equal(bytes, NVME_IDENTIFY_BYTES);
+	if (sqe->cdw10 == NVME_CNS_ACTIVE_NAMESPACES) {
+		device.lists++;
+		for (uint32_t i = sqe->nsid + 1; i <= IDS; i++)
+			if (device.blocks[i])
+				*list++ = i;
+		return device.list_status;
+	}
+	struct nvme_identify_namespace identity = identity_of(sqe->nsid);
+	device.identifies++;
+	memcpy(data, &identity, sizeof(identity));
+	return device.identify_status;
+}
+
+static struct nvme_transport transport = {
+	.name = "test",
+	.lists_namespaces = true,
+	.attach = attach,
+	.detach = detach,
+	.admin = admin,
+};
+
+static int attach(const char *address, struct nvme_controller **made, char why[NVME_WHY_BYTES])
+{
+	struct nvme_controller *controller = calloc(1, sizeof(*controller));
+	controller->transport = &transport;
+	TAILQ_INIT(&controller->namespaces);
+	for (uint32_t i = 1; i <= IDS; i++) {
+		struct nvme_identify_namespace identity = identity_of(i);
+		if (device.blocks[i])
+			assert_int_equal(nvme_namespace_add(controller, i, &identity,
+							    TRANSFER_BYTES, NULL, why),
+					 0);
+	}
+	*made = controller;
+	return 0;
+}
+
+const struct nvme_transport *nvme_transport_of(const char *address, char why[NVME_WHY_BYTES])
+{
+	return &transport;
+}
+
+/* ---- A controller, and a holder of its first bdev ---- */
+
+static struct nvme_controller *controller;
+static unsigned resized, removals, answers;
+static int answer_error;
+
+static void event(struct bdev_claim *claim, enum bdev_event what)
+{
+	if (what == BDEV_EVENT_RESIZE) {
+		resized++;
+		return;
+	}
+	removals++;
+	bdev_release(claim);
+}
+
+static struct bdev_claim claim = {.holder = "the test", .write = true, .event = event};
+
+static void attached(void *arg, struct nvme_controller *made, int error, const char *why)
+{
+	assert_int_equal(error, 0);
+	controller = made;
+}
+
+static void answered(void *arg, int error)
+{
+	answers++;
+	answer_error = error;
+}
+
+/* Namespaces 1 and 2 of 1000 blocks; the first is held. */
+static void start(void)
+{
+	const struct nvme_attach_options options = {.name = "Nvme0", .address = "somewhere"};
+	fake_start(2);
+	memset(&device, 0, sizeof(device));
+	memset(device.shift, 9, sizeof(device.shift));
+	device.blocks[1] = device.blocks[2] = 1000;
+	resized = removals = answers = 0;
+	transport.lists_namespaces = true;
+	nvme_attach(&options, attached, NULL);
+	fake_settle();
+	assert_non_null(bdev_find("Nvme0n1"));
+	assert_int_equal(bdev_claim(bdev_find("Nvme0n1"), &claim), 0);
+}
+
+static void stop(void)
+{
+	if (nvme_controller_find("Nvme0"))
+		nvme_detach(controller, answered, NULL);
+	fake_settle();
+	assert_null(bdev_first());
+	assert_null(nvme_controller_first());
+	fake_stop();
+}
+
+static void rescan(int error)
+{
+	answers = 0;
+	nvme_rescan(controller, answered, NULL);
+	fake_settle();
+	assert_int_equal(answers, 1);
+	assert_int_equal(answer_error, error);
+}
+
+static uint64_t size_of(const char *name)
+{
+	struct bdev *bdev = bdev_find(name);
+	return bdev ? atomic_load(&bdev->size_bytes) : 0;
+}
+
+static void test_grows_and_shrinks(void **state)
+{
+	start();
+	rescan(0);
+	assert_int_equal(resized, 0);
+	device.blocks[1] = 5000;
+	rescan(0);
+	assert_int_equal(size_of("Nvme0n1"), 5000 * 512);
+	assert_int_equal(resized, 1);
+	device.blocks[1] = 8;
+	rescan(0);
+	assert_int_equal(size_of("Nvme0n1"), 8 * 512);
+	assert_int_equal(resized, 2);
+	assert_int_equal(size_of("Nvme0n2"), 1000 * 512);
+	stop();
+}
+
+/* Told by the device: the others are not asked about. */
+static void test_told(void **state)
+{
+	const uint32_t second = 2;
+	start();
+	device.blocks[1] = 7;
+	device.blocks[2] = 9;
+	nvme_controller_changed(controller, &second, 1);
+	fake_settle();
+	assert_int_equal(device.identifies, 1);
+	assert_int_equal(device.lists, 0);
+	assert_int_equal(size_of("Nvme0n1"), 1000 * 512);
+	assert_int_equal(size_of("Nvme0n2"), 9 * 512);
+	/* what comes meanwhile is looked at behind it, once */
+	nvme_controller_changed(controller, &second, 1);
+	nvme_controller_changed(controller, &second, 1);
+	nvme_rescan(controller, answered, NULL);
+	nvme_rescan(controller, answered, NULL);
+	fake_settle();
+	assert_int_equal(answers, 2);
+	assert_int_equal(device.identifies, 1 + 1 + 2);
+	assert_int_equal(size_of("Nvme0n1"), 7 * 512);
+	stop();
+}
+
+static void test_goes_and_comes(void **state)
+{
+	start();
+	device.blocks[1] = 0;
+	rescan(0);
+	assert_null(bdev_find("Nvme0n1"));
+	assert_int_equal(removals, 1);
+	device.blocks[1] = 3;
+	device.blocks[4] = 4;
+	rescan(0);
+	assert_int_equal(size_of("Nvme0n1"), 3 * 512);
+	assert_int_equal(size_of("Nvme0n4"), 4 * 512);
+	assert_int_equal(nvme_namespace_of(bdev_find("Nvme0n4"))->transfer_bytes_max,
+			 TRANSFER_BYTES);
+	/* one that is not served does no harm to the others */
+	device.blocks[3] = 3;
+	device.shift[3] = 3;
+	device.blocks[1] = 30;
+	rescan(-ENOTSUP);
+	assert_null(bdev_find("Nvme0n3"));
+	assert_int_equal(size_of("Nvme0n1"), 30 * 512);
+	stop();
+}
+
+/* A way to one namespace only: nothing is listed, nothing comes. */
+static void test_of_one_namespace(void **state)
+{
+	start();
+	transport.lists_namespaces = false;
+	device.blocks[1] = 31;
+	device.blocks[3] = 3;
+	rescan(0);
+	assert_int_equal(device.lists, 0);
+	assert_int_equal(size_of("Nvme0n1"), 31 * 512);
+	assert_null(bdev_find("Nvme0n3"));
+	stop();
+}
+
+/* What a bdev can not take on while it lives takes it away. */
+static void test_is_another(void **state)
+{
+	start();
+	device.shift[1] = 12;
+	rescan(0);
+	assert_null(bdev_find("Nvme0n1"));
+	device.nguid[2] = 1;
+	rescan(0);
+	assert_null(bdev_find("Nvme0n2"));
+	assert_int_equal(size_of("Nvme0n1"), 1000 * 4096);
+	rescan(0);
+	assert_int_equal(size_of("Nvme0n2"), 1000 * 512);
+	stop();
+}
+
+static void test_errors(void **state)
+{
+	start();
+	device.blocks[1] = 5;
+	device.identify_status = NVME_SC_INTERNAL;
+	rescan(-EIO);
+	assert_int_equal(size_of("Nvme0n1"), 1000 * 512);
+	device.identify_status = 0;
+	device.list_status = NVME_SC_INVALID_FIELD;
+	rescan(0);
+	assert_int_equal(size_of("Nvme0n1"), 5 * 512);
+	device.identify_status = NVME_SC_INVALID_NAMESPACE;
+	rescan(0);
+	assert_null(bdev_first());
+	stop();
+}
+
+/* The last namespace takes the controller along; a rescan that is under way ends before. */
+static void test_detach_meanwhile(void **state)
+{
+	start();
+	nvme_rescan(controller, answered, NULL);
+	nvme_rescan(controller, answered, NULL);
+	nvme_detach(controller, answered, NULL);
+	fake_settle();
+	assert_int_equal(answers, 3);
+	assert_null(nvme_controller_first());
+	stop();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_grows_and_shrinks),
+		cmocka_unit_test(test_told),
+		cmocka_unit_test(test_goes_and_comes),
+		cmocka_unit_test(test_of_one_namespace),
+		cmocka_unit_test(test_is_another),
+		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_detach_meanwhile),
+	};
+	log_set_level(LOG_DISABLED);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
