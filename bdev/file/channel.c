@@ -13,30 +13,16 @@ _Static_assert(sizeof(struct file_io) <= 256, "other layers need their part of b
 /* By reactor index, each written by its core: regions stay registered for the life of the ring. */
 static struct {
 	bool tried;
-	struct file_region region;
+	struct side_region region;
 } regions[REACTOR_MAX];
 
-/*
- * Registers the I/O buffers as a whole, once a core. Where the locked-memory limit forbids it, I/O
- * goes on with plain buffers.
- */
-static const struct file_region *region_of(struct reactor *reactor)
+/* Where the locked-memory limit forbids it, I/O goes on with plain buffers. */
+static const struct side_region *region_of(struct reactor *reactor)
 {
-	struct file_region *region = &regions[reactor->index].region;
-	uint8_t *base = reactor->buffers.region.base;
-	size_t total = reactor->buffers.total_bytes;
+	struct side_region *region = &regions[reactor->index].region;
 	if (!regions[reactor->index].tried) {
 		regions[reactor->index].tried = true;
-		region->base = (uintptr_t)base;
-		for (unsigned i = 0; i < FILE_REGION_PIECES_MAX && region->bytes < total; i++) {
-			size_t bytes =
-				MIN_OF(total - region->bytes, (size_t)FILE_REGION_PIECE_BYTES);
-			int index = uring_buffer_add(&reactor->uring, base + region->bytes, bytes);
-			if (index < 0)
-				break;
-			region->index[i] = index;
-			region->bytes += bytes;
-		}
+		side_region_register(region, &reactor->uring, &reactor->buffers);
 	}
 	return region->bytes ? region : NULL;
 }
@@ -51,6 +37,22 @@ static void remove_target(struct file_target *target, struct uring *uring)
 {
 	if (target->slot >= 0)
 		uring_file_remove(uring, target->slot);
+}
+
+/* Without a side ring (limits, memory) completions come by interrupts. */
+static void get_polled(struct file_channel *fc, const struct file *file)
+{
+	fc->polled = side_ring_get(SIDE_RING_POLLED, FILE_POLLED_INFLIGHT_MAX, file_polled_done);
+	if (!fc->polled)
+		return;
+	add_target(&fc->polled_body, &fc->polled->uring, file->direct_fd);
+	fc->inflight_max = FILE_POLLED_INFLIGHT_MAX;
+}
+
+static void put_polled(struct file_channel *fc)
+{
+	remove_target(&fc->polled_body, &fc->polled->uring);
+	side_ring_put(fc->polled, FILE_POLLED_INFLIGHT_MAX);
 }
 
 int file_channel_open(struct bdev_channel *ch)
@@ -81,6 +83,8 @@ int file_channel_open(struct bdev_channel *ch)
 		add_target(&fc->sync, uring, fc->core->sync_fd);
 	if (direct)
 		fc->region = region_of(ch->reactor);
+	if (file->polled_bytes_max)
+		get_polled(fc, file);
 	return 0;
 }
 
@@ -93,6 +97,8 @@ void file_channel_close(struct bdev_channel *ch)
 	if (fc->sync.fd != fc->body.fd)
 		remove_target(&fc->sync, uring);
 	remove_target(&fc->body, uring);
+	if (fc->polled)
+		put_polled(fc);
 	file_mapping_fini(fc);
 }
 

@@ -171,6 +171,11 @@ static void closed(void *arg)
 	free_file(file);
 }
 
+bool bdev_file_is_polled(const struct bdev *bdev)
+{
+	return file_of(bdev)->polled_bytes_max != 0;
+}
+
 void file_destroy_idle(struct file *file)
 {
 	if (file->destroy_when_idle && !file->resize.active && !file->map_jobs)
@@ -193,6 +198,7 @@ static void dump_info(const struct bdev *bdev, json_t *object)
 	json_object_set_new(info, "kind",
 			    json_string(file->block_device ? "block device" : "regular file"));
 	json_object_set_new(info, "direct", json_boolean(file->direct_fd >= 0));
+	json_object_set_new(info, "polled", json_boolean(file->polled_bytes_max != 0));
 	json_object_set_new(info, "io", json_string(file->memory ? "inline" : "io_uring"));
 	json_object_set_new(info, "readonly", json_boolean(file->read_only));
 	json_object_set_new(info, "size", json_integer(atomic_load(&bdev->size_bytes)));

@@ -31,4 +31,7 @@ void bdev_file_create(const struct bdev_file_options *options,
 		      void (*created)(void *arg, struct bdev *bdev, int error, const char *why),
 		      void *arg);
 
+/* Of a file bdev: READs and WRITEs are polled for, without interrupts. */
+bool bdev_file_is_polled(const struct bdev *bdev);
+
 #endif

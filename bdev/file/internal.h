@@ -13,6 +13,7 @@
 #define POLLUX_BDEV_FILE_INTERNAL_H
 
 #include "bdev/file/file.h"
+#include "bdev/side_ring.h"
 
 enum {
 	FILE_PAGE_BYTES = 4096,
@@ -20,11 +21,11 @@ enum {
 	FILE_ZERO_PIECES = 4,		   /* such writes in flight for one request */
 	FILE_INLINE_ZERO_BYTES = 4 << 20,  /* in memory, larger ranges are left to the ring */
 	FILE_CACHE_PIECE_BYTES = 1 << 30,  /* fadvise's length has 32 bits in older kernels */
-	FILE_REGION_PIECE_BYTES = 1 << 30, /* the most io_uring registers as one buffer */
-	FILE_REGION_PIECES_MAX = URING_BUFFER_SLOTS,
 	FILE_RETRIES_MAX = 100, /* of -EAGAIN and -EINTR, one request */
 	/* requests of a remote file that a core begins: each may keep one of URING_WORKERS */
 	FILE_REMOTE_INFLIGHT_MAX = 32,
+	FILE_POLLED_INFLIGHT_MAX = 128, /* of a polled device on a core: its part of the side ring */
+	FILE_POLLED_MAX_BYTES = 128 << 10,
 	FILE_WHY_BYTES = 512,
 	/* the map of what is allocated is made, kept and invalidated in windows */
 	FILE_WINDOWS = 64, /* kept of a file; those of a larger one share their places */
@@ -80,6 +81,11 @@ struct file {
 	bool memory;   /* tmpfs, ramfs: system calls inside submit() */
 	bool remote;   /* FUSE, NFS, …: another process or machine answers, or does not */
 	bool block_device;
+	/*
+	 * Block device with queues to be polled: READs and WRITEs of up to so many bytes are done on
+	 * the side ring. 0: none. The kernel (6.1) tries for ever to poll for what it has to split.
+	 */
+	uint32_t polled_bytes_max;
 	bool read_only;
 	bool zero_range_slow;	 /* block device that is zeroed by writing */
 	uint32_t whole_bytes;	 /* fallocate() gets multiples; a power of two */
@@ -103,13 +109,6 @@ struct file {
 struct file_target {
 	int fd;
 	int slot; /* of the ring's registered files, or negative: use fd */
-};
-
-/* This core's I/O buffer memory as its ring knows it. */
-struct file_region {
-	uintptr_t base;
-	size_t bytes; /* registered; 0: none */
-	int16_t index[FILE_REGION_PIECES_MAX];
 };
 
 /* Where a request is; what abort() has to do depends on it. */
@@ -173,7 +172,9 @@ struct file_mapping {
 
 struct file_channel {
 	struct file_target body, tail, sync; /* tail: the body again where there is none */
-	const struct file_region *region;    /* NULL: no fixed buffers */
+	const struct side_region *region;    /* NULL: no fixed buffers */
+	struct side_ring *polled;	     /* NULL: the main ring serves all */
+	struct file_target polled_body;	     /* the body, as the side ring knows it */
 	struct file_core *core;
 	uint64_t size; /* bytes; nothing beyond it is touched */
 	uint64_t direct_end;
@@ -270,6 +271,8 @@ void file_channel_resume(struct bdev_channel *ch);
 /* ---- io.c ---- */
 void file_start_rw(struct file_io *fio);
 void file_start_cache(struct file_io *fio);
+/* For the side ring. */
+void file_polled_done(const struct io_uring_cqe *cqe);
 
 /* ---- sync.c ---- */
 /* Ends the request after an fdatasync that begins after this call. */

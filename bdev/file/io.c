@@ -10,22 +10,10 @@
 
 #include "bdev/file/internal.h"
 
-/* The registered buffer that [base, base + bytes) lies in, or -1. */
-static int fixed_index(const struct file_region *region, const void *base, size_t bytes)
-{
-	if (!region)
-		return -1;
-	uintptr_t offset = (uintptr_t)base - region->base;
-	if (offset >= region->bytes || bytes > region->bytes - offset)
-		return -1;
-	unsigned piece = offset / FILE_REGION_PIECE_BYTES;
-	return piece == (offset + bytes - 1) / FILE_REGION_PIECE_BYTES ? region->index[piece] : -1;
-}
-
-static void prep_single(struct io_uring_sqe *sqe, const struct file_channel *fc, bool write,
+static void prep_single(struct io_uring_sqe *sqe, const struct side_region *region, bool write,
 			void *base, unsigned bytes, uint64_t position)
 {
-	int index = fixed_index(fc->region, base, bytes);
+	int index = region ? side_region_index(region, base, bytes) : -1;
 	if (index >= 0 && write)
 		io_uring_prep_write_fixed(sqe, -1, base, bytes, position, index);
 	else if (index >= 0)
@@ -48,6 +36,19 @@ static struct iovec segment_at(const struct bdev_io *io, uint64_t progress, uint
 	};
 }
 
+/*
+ * What waits in one of the kernel's threads, or was refused before, is left to the main ring; so is
+ * what the kernel may have to split: long ones, pieces with gaps between them, a FUA write.
+ */
+static bool may_poll(const struct file_io *fio, const struct file_target *target, uint64_t bytes,
+		     unsigned sqe_flags)
+{
+	const struct bdev_io *io = fio->io;
+	return target == &file_channel(io->ch)->body && io->iovcnt == 1 &&
+	       bytes <= file_of(io->ch->bdev)->polled_bytes_max && !(io->flags & BDEV_FUA) &&
+	       !fio->tries && !sqe_flags;
+}
+
 static void rw_done(struct uring_op *op, int result, uint32_t cqe_flags);
 
 static void rw_issue(struct file_io *fio, unsigned sqe_flags)
@@ -65,12 +66,20 @@ static void rw_issue(struct file_io *fio, unsigned sqe_flags)
 		most = MIN_OF(most, boundary - position);
 	}
 
-	struct io_uring_sqe *sqe = uring_get_sqe(&ch->reactor->uring);
+	const struct side_region *region = fc->region;
+	struct io_uring_sqe *sqe;
+	if (fc->polled && may_poll(fio, target, most, sqe_flags)) {
+		target = &fc->polled_body;
+		region = &fc->polled->region;
+		sqe = side_ring_sqe(fc->polled);
+	} else {
+		sqe = uring_get_sqe(&ch->reactor->uring);
+	}
 	if (most < io->length) {
 		struct iovec segment = segment_at(io, fio->progress, most);
-		prep_single(sqe, fc, write, segment.iov_base, segment.iov_len, position);
+		prep_single(sqe, region, write, segment.iov_base, segment.iov_len, position);
 	} else if (io->iovcnt == 1) {
-		prep_single(sqe, fc, write, io->iov->iov_base, io->length, position);
+		prep_single(sqe, region, write, io->iov->iov_base, io->length, position);
 	} else if (write) {
 		io_uring_prep_writev(sqe, -1, io->iov, io->iovcnt, position);
 	} else {
@@ -123,6 +132,15 @@ static void rw_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	} else {
 		rw_finish(fio, error ? error : -ECANCELED);
 	}
+}
+
+void file_polled_done(const struct io_uring_cqe *cqe)
+{
+	struct uring_op *op = io_uring_cqe_get_data(cqe);
+	struct file_io *fio = container_of(op, struct file_io, op);
+	/* what can not be polled after all is done the other way */
+	int result = cqe->res == -EOPNOTSUPP && !fio->tries ? -EAGAIN : cqe->res;
+	rw_done(op, result, cqe->flags);
 }
 
 void file_start_rw(struct file_io *fio)

@@ -323,6 +323,43 @@ static int64_t queue_limit(const struct opening *o, const char *name)
 	return -1;
 }
 
+/* One READ as the cores will do it: polled, of what the device is least likely to refuse. */
+static bool polled_read_works(int fd, uint32_t align)
+{
+	struct io_uring ring;
+	struct io_uring_cqe *cqe;
+	void *buffer;
+	if (io_uring_queue_init(1, &ring, IORING_SETUP_IOPOLL))
+		return false;
+	bool works = !posix_memalign(&buffer, MAX_OF(align, (uint32_t)FILE_PAGE_BYTES), align);
+	if (works) {
+		io_uring_prep_read(io_uring_get_sqe(&ring), fd, buffer, align, 0);
+		works = io_uring_submit_and_wait(&ring, 1) >= 0 &&
+			!io_uring_wait_cqe(&ring, &cqe) && cqe->res == (int)align;
+		free(buffer);
+	}
+	io_uring_queue_exit(&ring);
+	return works;
+}
+
+/*
+ * How much can be polled for: what one command takes, wherever its pages lie. The kernel does not
+ * wait for a free command there, so there must be many.
+ */
+static void find_polled(struct opening *o)
+{
+	struct file *file = o->file;
+	int64_t kib = queue_limit(o, "max_sectors_kb");
+	int64_t pages = queue_limit(o, "max_segments") - 1;
+	int64_t bytes = MIN_OF(kib << 10, pages * FILE_PAGE_BYTES);
+	if (!file->block_device || file->direct_fd < 0 || queue_limit(o, "io_poll") <= 0 ||
+	    queue_limit(o, "chunk_sectors") > 0 ||
+	    queue_limit(o, "nr_requests") < FILE_POLLED_INFLIGHT_MAX || bytes < FILE_PAGE_BYTES ||
+	    !polled_read_works(file->direct_fd, file->bdev.align_bytes))
+		return;
+	file->polled_bytes_max = (uint32_t)MIN_OF(bytes, (int64_t)FILE_POLLED_MAX_BYTES);
+}
+
 /* Whether holes can be punched: asked for beyond the end, where there is nothing to lose. */
 static bool can_punch(const struct file *file)
 {
@@ -389,6 +426,7 @@ int file_open(struct file *file, const struct bdev_file_options *options, char w
 			return error;
 	}
 	find_caps(&o);
+	find_polled(&o);
 	bdev->type = &bdev_file_type;
 	bdev->numa_id = REGION_ANY_NODE;
 	bdev->io_ctx_bytes = sizeof(struct file_io);

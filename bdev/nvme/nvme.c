@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme: opening a namespace by its address. Those who ask for one controller at the same time share
- * its attachment.
+ * its attachment. Where the kernel passes no
+ * commands to a namespace of its own, the block device beside it is served, by the file bdev.
  */
 #include "bdev/nvme/nvme.h"
 
@@ -9,8 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "bdev/file/file.h"
 #include "bdev/nvme/controller.h"
+#include "lib/base/log.h"
 #include "reactor/control.h"
 
 struct opening {
@@ -18,6 +22,9 @@ struct opening {
 	uint32_t nsid;
 	void (*opened)(void *arg, struct bdev *bdev, int error, const char *why);
 	void *arg;
+	/* of a block device that is opened in its place */
+	char disk[NVME_ADDRESS_BYTES];
+	char why[NVME_WHY_BYTES]; /* what is wrong with the namespace */
 	TAILQ_ENTRY(opening) link;
 };
 
@@ -51,6 +58,65 @@ static void choose(struct opening *opening, const struct nvme_controller *contro
 		end(opening, NULL, -ENODEV, why);
 }
 
+/* ---- The block device in its place ---- */
+
+static void disk_opened(void *arg, struct bdev *bdev, int error, const char *why)
+{
+	struct opening *opening = arg;
+	char both[2 * NVME_WHY_BYTES];
+	if (error) {
+		snprintf(both, sizeof(both), "%s; nor through the block layer: %s", opening->why,
+			 why);
+		end(opening, NULL, error, both);
+		return;
+	}
+	log_notice("nvme", "%s; %s is served through the block layer, with O_DIRECT, %s",
+		   opening->why, opening->disk,
+		   bdev_file_is_polled(bdev) ? "polled" : "by interrupts");
+	end(opening, bdev, 0, NULL);
+}
+
+/* Whether another way may work where passthrough does not. */
+static bool is_refused(int error)
+{
+	return error == -EOPNOTSUPP || error == -ENOENT || error == -EACCES || error == -EPERM;
+}
+
+/* The block device beside a path: "/dev/nvme0n1" of "/dev/ng0n1", and of itself. */
+static bool find_disk(const char *path, char disk[NVME_ADDRESS_BYTES])
+{
+	const char *last = strrchr(path, '/');
+	int folder;
+	if (!last)
+		return false;
+	folder = (int)(last + 1 - path);
+	if (!strncmp(last + 1, "ng", 2))
+		snprintf(disk, NVME_ADDRESS_BYTES, "%.*snvme%s", folder, path, last + 3);
+	else if (!strncmp(last + 1, "nvme", 4))
+		snprintf(disk, NVME_ADDRESS_BYTES, "%s", path);
+	else
+		return false;
+	return !access(disk, F_OK);
+}
+
+/* What could not be attached. */
+static void go_another_way(struct opening *opening, int error, const char *why)
+{
+	const struct bdev_file_options options = {
+		.path = opening->disk,
+		.direct = BDEV_FILE_DIRECT_ON,
+	};
+	if (opening->address[0] != '/' || !is_refused(error) ||
+	    !find_disk(opening->address, opening->disk)) {
+		end(opening, NULL, error, why);
+		return;
+	}
+	snprintf(opening->why, sizeof(opening->why), "%s", why);
+	bdev_file_create(&options, disk_opened, opening);
+}
+
+/* ---- Attaching ---- */
+
 static void attached(void *arg, struct nvme_controller *controller, int error, const char *why)
 {
 	struct opening *first = arg, *opening, *next;
@@ -65,7 +131,7 @@ static void attached(void *arg, struct nvme_controller *controller, int error, c
 	while ((opening = TAILQ_FIRST(&same))) {
 		TAILQ_REMOVE(&same, opening, link);
 		if (error)
-			end(opening, NULL, error, why);
+			go_another_way(opening, error, why);
 		else
 			choose(opening, controller);
 	}
@@ -74,7 +140,7 @@ static void attached(void *arg, struct nvme_controller *controller, int error, c
 static bool is_under_way(const struct opening *mine)
 {
 	const struct opening *opening;
-	TAILQ_FOREACH(opening, &openings, link)
+	TAILQ_FOREACH (opening, &openings, link)
 		if (opening != mine && !strcmp(opening->address, mine->address))
 			return true;
 	return false;

@@ -15,7 +15,8 @@ struct bdev_nvme_options {
 
 /*
  * The bdev of a namespace; its controller is attached where it is not yet, all its namespaces with
- * it, and gets a name like Nvme0. The options are copied. opened(arg, bdev, 0, NULL) or opened(arg,
+ * it, and gets a name like Nvme0. A path through which the kernel passes no commands becomes a file
+ * bdev on the block device, with O_DIRECT, polled where the device has queues for that. The options are copied. opened(arg, bdev, 0, NULL) or opened(arg,
  * NULL, -errno, sentence) runs once, later.
  */
 void bdev_nvme_open(const struct bdev_nvme_options *options,

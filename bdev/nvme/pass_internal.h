@@ -10,13 +10,13 @@ enum { PASS_QUEUE_COMMANDS = 256 };
 /* A namespace on one core. Owned by that core. */
 struct pass_queue {
 	struct nvme_queue base;
-	struct pass_ring *ring;
+	struct side_ring *ring;
 	struct pass_target target;
 	/*
 	 * For commands without data: never a polled one. Linux 6.1 takes what such a command leaves
 	 * behind for something to poll, and crashes.
 	 */
-	struct pass_ring *quiet_ring;
+	struct side_ring *quiet_ring;
 	struct pass_target quiet_target;
 	struct pass *pass;
 	unsigned users;

@@ -21,7 +21,7 @@ enum {
 static int read_once(struct io_uring *ring, struct nvme_command *command, int fd, bool fixed)
 {
 	const struct pass_target target = {.fd = fd, .slot = -1, .fixed = fixed};
-	const struct pass_region region = {
+	const struct side_region region = {
 		.base = (uintptr_t)command->iov[0].iov_base,
 		.bytes = command->iov[0].iov_len,
 	};

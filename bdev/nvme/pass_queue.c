@@ -22,7 +22,7 @@ static struct pass_queue *queue_of(struct nvme_queue *base)
 
 /* ---- Beginning and end ---- */
 
-static void set_target(struct pass_target *target, struct pass_ring *ring, const struct pass *pass)
+static void set_target(struct pass_target *target, struct side_ring *ring, const struct pass *pass)
 {
 	target->fd = pass->fd;
 	target->fixed = pass->fixed;
@@ -30,11 +30,11 @@ static void set_target(struct pass_target *target, struct pass_ring *ring, const
 	target->slot = uring_file_add(&ring->uring, pass->fd);
 }
 
-static void let_go(struct pass_ring *ring, const struct pass_target *target)
+static void let_go(struct side_ring *ring, const struct pass_target *target)
 {
 	if (target->slot >= 0)
 		uring_file_remove(&ring->uring, target->slot);
-	pass_ring_put(ring, PASS_QUEUE_COMMANDS);
+	side_ring_put(ring, PASS_QUEUE_COMMANDS);
 }
 
 static bool get_rings(struct pass_queue *queue, const struct pass *pass)

@@ -124,7 +124,7 @@ class Ways(harness.TargetTest):
 
     def test_ways(self):
         skip_unless_release(self)
-        counts = {way: self.instructions(way) for way in ("null", "pcie", "pass", "file")}
+        counts = {way: self.instructions(way) for way in ("null", "pcie", "pass", "file", "polled")}
         for way, count in counts.items():
             allowed = figures()[f"bdev {way} read"]["instructions"]
             print(f"# READ in a bdev, {way}: {count:.1f} instructions, allowed {allowed}, "

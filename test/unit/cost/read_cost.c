@@ -2,9 +2,10 @@
 /*
  * read_cost WAY: what a READ of 4 KiB costs in a bdev, for callgrind, which counts the instructions
  * inside measured() only: 32 requests are submitted, and a reactor's passes end them. Ways: null,
- * pcie (NVMe from user space), pass (NVMe through the kernel, polled), file (a block device). The
- * device, or the kernel's side of the ring, is played in plain memory outside measured(). Prints
- * how many requests there were. Payload memory is taken and given back as the server does it.
+ * pcie (NVMe from user space), pass (NVMe through the kernel, polled), file (a block device),
+ * polled (a block device with queues to be polled). The device, or the kernel's side of the ring,
+ * is played in plain memory outside measured(). Prints how many requests there were. Payload memory
+ * is taken and given back as the server does it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -177,7 +178,7 @@ static void start_pass(void)
 }
 
 /* A block device, as file_open() would leave it. */
-static void start_file(void)
+static void make_file(uint32_t polled_bytes_max)
 {
 	static struct file_core cores[1] = {{.sync_fd = 1002}};
 	static struct file file = {
@@ -199,9 +200,20 @@ static void start_file(void)
 		.direct_end = UINT64_MAX,
 		.resize_limit = UINT64_MAX,
 	};
+	file.polled_bytes_max = polled_bytes_max;
 	bdev = &file.bdev;
 	assert_int_equal(bdev_register(bdev), 0);
 	play = play_kernel;
+}
+
+static void start_file(void)
+{
+	make_file(0);
+}
+
+static void start_polled(void)
+{
+	make_file(FILE_POLLED_MAX_BYTES);
 }
 
 /* Nothing is attached by address. */
@@ -219,12 +231,13 @@ int main(int argc, char **argv)
 	} ways[] = {{"null", start_null},
 		    {"pcie", start_pcie},
 		    {"pass", start_pass},
-		    {"file", start_file}};
+		    {"file", start_file},
+		    {"polled", start_polled}};
 	unsigned way = 0;
 	while (way < COUNT_OF(ways) && (argc != 2 || strcmp(argv[1], ways[way].name)))
 		way++;
 	if (way == COUNT_OF(ways)) {
-		fprintf(stderr, "usage: read_cost null|pcie|pass|file\n");
+		fprintf(stderr, "usage: read_cost null|pcie|pass|file|polled\n");
 		return 2;
 	}
 	log_set_level(LOG_DISABLED);

@@ -7,13 +7,15 @@
 
 struct fake_sqe fake_sqes[FAKE_SQES_MAX];
 unsigned fake_count, fake_files;
-bool fake_registers;
+bool fake_registers, fake_polls;
+
+static struct side_ring side_rings[WORLD_CORES];
 
 void fake_reset(void)
 {
 	memset(fake_sqes, 0, sizeof(fake_sqes));
 	fake_count = fake_files = 0;
-	fake_registers = true;
+	fake_registers = fake_polls = true;
 }
 
 static bool is_pending(const struct fake_sqe *fake)
@@ -32,16 +34,51 @@ static void forget_completed(void)
 	fake_count = kept;
 }
 
-struct io_uring_sqe *uring_get_sqe(struct uring *uring)
+static struct fake_sqe *new_sqe(struct uring *uring)
 {
 	if (fake_count == FAKE_SQES_MAX)
 		forget_completed();
 	assert_true(fake_count < FAKE_SQES_MAX);
-	assert_ptr_equal(uring, &reactor_self->uring);
 	struct fake_sqe *fake = &fake_sqes[fake_count++];
 	memset(fake, 0, sizeof(*fake));
 	fake->uring = uring;
+	return fake;
+}
+
+struct io_uring_sqe *uring_get_sqe(struct uring *uring)
+{
+	assert_ptr_equal(uring, &reactor_self->uring);
+	return &new_sqe(uring)->sqe;
+}
+
+struct io_uring_sqe *side_ring_sqe(struct side_ring *ring)
+{
+	assert_ptr_equal(ring, &side_rings[reactor_self->index]);
+	assert_true(ring->users > 0);
+	struct fake_sqe *fake = new_sqe(&ring->uring);
+	fake->side = ring;
 	return &fake->sqe;
+}
+
+struct side_ring *side_ring_get(enum side_ring_kind kind, unsigned depth,
+				void (*completed)(const struct io_uring_cqe *cqe))
+{
+	struct side_ring *ring = &side_rings[reactor_self->index];
+	assert_int_equal(kind, SIDE_RING_POLLED);
+	errno = ENOSPC;
+	if (!fake_polls)
+		return NULL;
+	if (!ring->users++) {
+		*ring = (struct side_ring){.reactor = reactor_self, .users = 1};
+		ring->completed = completed;
+		side_region_register(&ring->region, &ring->uring, &reactor_self->buffers);
+	}
+	return ring;
+}
+
+void side_ring_put(struct side_ring *ring, unsigned depth)
+{
+	assert_true(ring->users-- > 0);
 }
 
 int uring_file_add(struct uring *uring, int fd)
@@ -78,6 +115,12 @@ void fake_complete(unsigned n, int result)
 	assert_false(fake->completed);
 	assert_non_null(op);
 	fake->completed = true;
+	if (fake->side) {
+		const struct io_uring_cqe cqe = {.user_data = fake->sqe.user_data, .res = result};
+		reactor_self = fake->side->reactor;
+		fake->side->completed(&cqe);
+		return;
+	}
 	reactor_self = container_of(fake->uring, struct reactor, uring);
 	op->done(op, result, 0);
 }

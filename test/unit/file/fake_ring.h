@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fake_ring: stands in for lib/uring. Keeps every operation that is asked for, and completes the
- * one that the test names with the result that the test wants; never by itself.
+ * fake_ring: stands in for lib/uring, and for the side rings. Keeps every operation that is asked
+ * for, and completes the one that the test names with the result that the test wants; never by
+ * itself.
  */
 #ifndef POLLUX_TEST_FILE_FAKE_RING_H
 #define POLLUX_TEST_FILE_FAKE_RING_H
@@ -17,6 +18,7 @@ enum {
 struct fake_sqe {
 	struct io_uring_sqe sqe;
 	struct uring *uring;
+	struct side_ring *side; /* NULL: the core's main ring */
 	bool completed;
 };
 
@@ -24,6 +26,7 @@ extern struct fake_sqe fake_sqes[FAKE_SQES_MAX];
 extern unsigned fake_count; /* of them */
 extern bool fake_registers; /* files and buffers can be registered */
 extern unsigned fake_files; /* registered now */
+extern bool fake_polls;	    /* there can be side rings */
 
 void fake_reset(void);
 /* The nth operation asked for, from 0; fails if there were fewer. */

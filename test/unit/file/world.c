@@ -23,6 +23,7 @@ struct reactor world_reactors[WORLD_CORES];
 unsigned reactor_count = WORLD_CORES;
 struct reactor *reactors[REACTOR_MAX];
 __thread struct reactor *reactor_self;
+struct uring_caps reactor_caps;
 enum log_level log_level_now = LOG_NOTICE;
 
 static TAILQ_HEAD(call_list, call) calls = TAILQ_HEAD_INITIALIZER(calls);
@@ -101,6 +102,17 @@ void control_for_each_reactor(unsigned roles, void (*fn)(void *arg), void (*done
 void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg)
 {
 	queue(reactor, fn, arg);
+}
+
+/* Nothing here has a side ring of its own. */
+void reactor_add_poller(struct poller *poller)
+{
+	fail();
+}
+
+void reactor_remove_poller(struct poller *poller)
+{
+	fail();
 }
 
 /* ---- lib/base/log.h ---- */
