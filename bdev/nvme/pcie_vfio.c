@@ -80,7 +80,7 @@ static bool sysfs_link(const char *address, const char *name, char target[SYSFS_
 /* The device is there, an NVMe controller, and vfio-pci's; its IOMMU group. */
 static int check_device(const char *address, unsigned *group, char *why)
 {
-	char path[SYSFS_PATH_BYTES], name[SYSFS_PATH_BYTES];
+	char path[SYSFS_PATH_BYTES], name[SYSFS_PATH_BYTES], iommu_group[SYSFS_PATH_BYTES];
 	sysfs_path(path, address, "");
 	if (access(path, F_OK))
 		return nvme_refuse(
@@ -95,6 +95,14 @@ static int check_device(const char *address, unsigned *group, char *why)
 			"%s: the device is not an NVMe controller: its class is 0x%06lx, not "
 			"0x%06x",
 			address, class, CLASS_NVME);
+	/* first: without it vfio-pci takes no device, and to bind one would be vain advice */
+	if (!sysfs_link(address, "iommu_group", iommu_group))
+		return nvme_refuse(
+			why, -ENOENT,
+			"%s: there is no IOMMU: switch on VT-d or AMD-Vi in the firmware's "
+			"settings, and boot with intel_iommu=on; or leave the device with the "
+			"kernel, and give nvme:/dev/ng0n1 or the like",
+			address);
 	if (!sysfs_link(address, "driver", name))
 		return nvme_refuse(
 			why, -ENODEV,
@@ -108,14 +116,7 @@ static int check_device(const char *address, unsigned *group, char *why)
 			"what lies "
 			"on it, then scripts/setup.sh bind %s",
 			address, name, address);
-	if (!sysfs_link(address, "iommu_group", name))
-		return nvme_refuse(
-			why, -ENOENT,
-			"%s: there is no IOMMU: switch on VT-d or AMD-Vi in the firmware's "
-			"settings, "
-			"and boot with intel_iommu=on",
-			address);
-	*group = (unsigned)strtoul(name, NULL, 10);
+	*group = (unsigned)strtoul(iommu_group, NULL, 10);
 	return 0;
 }
 

@@ -52,6 +52,142 @@ more() {
 	[ "$2" -gt "$1" ] || { echo "$1, then $2"; return 1; }
 }
 
+# monitor COMMAND: to QEMU's own monitor (run --monitor)
+monitor() {
+	stty raw -echo </dev/ttyS3
+	printf '\n%s\n' "$1" >/dev/ttyS3 # what was echoed before ends with the first
+}
+
+# nvme_of SERIAL [CNTLID]: the controller's name, of those that the kernel has
+nvme_of() {
+	for nvme_of in /sys/class/nvme/*; do
+		grep -qx "$1 *" "$nvme_of/serial" && grep -qx "${2:-0}" "$nvme_of/cntlid" || continue
+		basename "$nvme_of"
+		return 0
+	done
+	return 1
+}
+
+# address SERIAL: of the NVMe controller
+address() {
+	basename "$(readlink -f "/sys/class/nvme/$(nvme_of "$1")/device")"
+}
+
+# give ADDRESS DRIVER: a PCI device changes hands
+give() {
+	echo "$2" >"/sys/bus/pci/devices/$1/driver_override"
+	[ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" >"/sys/bus/pci/devices/$1/driver/unbind"
+	echo "$1" >/sys/bus/pci/drivers_probe
+	[ "$(basename "$(readlink "/sys/bus/pci/devices/$1/driver")")" = "$2" ]
+}
+
+# ---- A target, its RPCs and its clients; a script that needs it otherwise defines its own ----
+sock=/tmp/nbd.sock
+rpc_sock=/tmp/rpc.sock
+
+# serve OPTIONS AND SPECS
+serve() {
+	rm -f $sock $rpc_sock
+	pollux --memory 32M -r $rpc_sock -l unix://$sock "$@" >>/tmp/pollux.log 2>&1 &
+	server=$!
+	until_true 60 test -S $rpc_sock && until_true 60 test -S $sock
+}
+
+# stop NAME
+stop() {
+	kill $server
+	wait $server
+	check "$1: pollux ends with status 0" test $? = 0
+}
+
+uri() {
+	echo "nbd+unix:///$1?socket=$sock"
+}
+
+# rpc METHOD [PARAMS]
+rpc() {
+	rpc_params=${2:-}
+	[ -z "$rpc_params" ] || rpc_params=",\"params\":$rpc_params"
+	echo "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"$1\"$rpc_params}" |
+		socat -t 60 - UNIX-CONNECT:$rpc_sock
+}
+
+# works METHOD [PARAMS]: it is answered without an error
+works() {
+	rpc "$@" >/tmp/answer
+	cat /tmp/answer
+	grep -q '"result"' /tmp/answer
+}
+
+# tells WORDS METHOD [PARAMS]: it works, with these words in the answer
+tells() {
+	words=$1
+	shift
+	works "$@" && grep -q "$words" /tmp/answer
+}
+
+# says WORDS METHOD [PARAMS]: it is refused in these words
+says() {
+	words=$1
+	shift
+	rpc "$@" >/tmp/answer
+	cat /tmp/answer
+	grep '"error"' /tmp/answer | grep -q "$words"
+}
+
+# qemu_io EXPORT OPTIONS: which may end well though a pattern differs
+qemu_io() {
+	disk=$1
+	shift
+	qemu-io -f raw "$@" "$(uri "$disk")" >/tmp/qemu-io.log 2>&1 || { cat /tmp/qemu-io.log; return 1; }
+	cat /tmp/qemu-io.log
+	! grep -i 'failed\|error' /tmp/qemu-io.log
+}
+
+# verified EXPORT OPTIONS: the pollux-perf run ends well, and has found no wrong data
+verified() {
+	disk=$1
+	shift
+	pollux-perf "$(uri "$disk")" --rw randrw --verify --quiet "$@"
+}
+
+# copies EXPORT: the 8 MiB of /tmp/image go there and come back
+copies() {
+	check "$1: copy in" nbdcopy --flush /tmp/image "$(uri "$1")"
+	rm -f /tmp/back
+	check "$1: copy out" nbdcopy "$(uri "$1")" /tmp/back
+	check "$1: the same" cmp -n 8388608 /tmp/image /tmp/back
+	rm -f /tmp/back
+}
+
+# lengths EXPORT OFFSET BLOCK MDTS: nvme-lengths; all in bytes. lasting() compares what it has left
+lengths() {
+	check "$1: every length and edge" nvme-lengths $sock "$1" "$2" "$3" "$4" "/tmp/lengths.$1"
+}
+
+# lasting EXPORT OFFSET DISK: the kernel's driver reads the same
+lasting() {
+	dd if="$3" of=/tmp/seen bs=1M skip=$(($2 / 1048576)) count=4 iflag=direct 2>/dev/null
+	check "$3: every length and edge, seen by the kernel" cmp "/tmp/lengths.$1" /tmp/seen
+	rm -f /tmp/seen
+}
+
+# load EXPORT: requests until load_ends()
+load() {
+	pollux-perf "$(uri "$1")" --rw randrw --iodepth 16 --quiet --time 100 >/tmp/load.log 2>&1 &
+	load=$!
+}
+
+# load_ends: within a minute, since the target has told it of an error
+load_ends() {
+	until_true 60 not kill -0 "$load" || { kill "$load"; return 1; }
+	cat /tmp/load.log
+	wait "$load"
+	[ $? = 2 ]
+}
+
+# ---- The end ----
+
 # conclude: ends the script; after a failure the log of the target follows
 conclude() {
 	[ $failures != 0 ] || exit 0

@@ -29,8 +29,9 @@ VERDICTS = {
     DISAGREE: "the two ways by which the result comes do not agree",
 }
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-NVME_OWN = ("size", "image", "lba", "namespaces")  # keys that QEMU does not know
-NVME_NAMESPACE = ("ms", "mset", "pi", "pil")       # keys of QEMU's nvme-ns; the rest are of its nvme
+NVME_OWN = ("size", "image", "lba", "namespaces", "hotplug")  # keys that QEMU does not know
+NVME_METADATA = ("ms", "mset", "pi", "pil")
+NVME_NAMESPACE = (*NVME_METADATA, "shared")  # keys of QEMU's nvme-ns; the rest are of its nvme
 
 
 def size_of(text):
@@ -81,6 +82,8 @@ class Machine:
         if options.hugepages:
             self.append.append(f"hugepages={options.hugepages}")
         self.append += options.append
+        if options.monitor:
+            self.add_monitor()
         if options.qmp:
             self.arguments += ["-qmp", f"unix:{options.qmp},server=on,wait=off"]
         self.arguments += options.qemu
@@ -113,6 +116,11 @@ class Machine:
             raise SetupError("--nvme: give a size, or image=PATH of one namespace")
         self.modules.append("nvme")
         controller = [f"nvme,id=nvme{number},serial=pollux{number}"]
+        if "hotplug" in keys:  # nothing can be unplugged from the root bus
+            self.arguments += ["-device", f"pcie-root-port,id=port{number},chassis={number + 1}"]
+            controller.append(f"bus=port{number}")
+        if "subsys" in keys and f"nvme-subsys,id={keys['subsys']}" not in self.arguments:
+            self.arguments += ["-device", f"nvme-subsys,id={keys['subsys']}"]
         controller += [f"{key}={value}" for key, value in keys.items()
                        if key not in NVME_OWN + NVME_NAMESPACE]
         self.arguments += ["-device", ",".join(controller)]
@@ -124,7 +132,9 @@ class Machine:
                 "-drive", self.drive(f"d{name}", image),
                 "-device", f"nvme-ns,id={name},drive=d{name},bus=nvme{number},nsid={space},"
                 f"logical_block_size={lba},physical_block_size={lba}" + "".join(extra)]
-            if not extra:  # one with metadata has no block device without its integrity profile
+            # one with metadata has no block device without its integrity profile; buses are named in
+            # their order, so which number one behind a port gets is not known here
+            if not {*NVME_METADATA, "hotplug"} & set(keys):
                 self.devices.append(f"/dev/{name}")
 
     def add_disk(self, number, text):
@@ -142,6 +152,16 @@ class Machine:
         network += "".join(f",guestfwd={rule}" for rule in options.guestfwd)
         self.arguments += ["-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile="]
         self.devices.append("/sys/class/net/eth0")
+
+    def add_monitor(self):
+        """QEMU's monitor at the guest's last serial port: by a socket, to which QEMU itself connects."""
+        path = os.path.join(self.work, "monitor")
+        self.arguments += [
+            "-chardev", f"socket,id=monitor,path={path},server=on,wait=off",
+            "-mon", "chardev=monitor,mode=readline",
+            "-chardev", f"socket,id=monitor-port,path={path}",
+            "-device", "isa-serial,chardev=monitor-port,index=3"]
+        self.devices.append("/dev/ttyS3")
 
     def command(self, vmlinux, initrd):
         emulator = shutil.which("qemu-system-x86_64")

@@ -7,77 +7,10 @@
 . /vm/guest.sh
 
 mode=$1
-sock=/tmp/nbd.sock
-rpc_sock=/tmp/rpc.sock
-
-# rpc METHOD [PARAMS]
-rpc() {
-	rpc_params=${2:-}
-	[ -z "$rpc_params" ] || rpc_params=",\"params\":$rpc_params"
-	echo "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"$1\"$rpc_params}" |
-		socat -t 60 - UNIX-CONNECT:$rpc_sock
-}
-
-# works METHOD [PARAMS]: it is answered without an error
-works() {
-	rpc "$@" >/tmp/answer
-	cat /tmp/answer
-	grep -q '"result"' /tmp/answer
-}
-
-# says WORDS PATH: attaching it is refused in these words
-says() {
-	rpc bdev_nvme_attach_controller \
-		"{\"name\":\"X\",\"trtype\":\"passthrough\",\"traddr\":\"$2\"}" >/tmp/answer
-	cat /tmp/answer
-	grep '"error"' /tmp/answer | grep -q "$1"
-}
-
-# tells WORDS METHOD [PARAMS]
-tells() {
-	words=$1
-	shift
-	works "$@" && grep -q "$words" /tmp/answer
-}
-
-uri() {
-	echo "nbd+unix:///$1?socket=$sock"
-}
-
-# serve OPTIONS AND SPECS
-serve() {
-	rm -f $sock $rpc_sock
-	pollux --memory 32M -r $rpc_sock -l unix://$sock "$@" >>/tmp/pollux.log 2>&1 &
-	server=$!
-	until_true 60 test -S $rpc_sock && until_true 60 test -S $sock
-}
-
-stop() {
-	kill $server
-	wait $server
-	check "$1: pollux ends with status 0" test $? = 0
-}
-
-qemu_io() {
-	disk=$1
-	shift
-	qemu-io -f raw "$@" "$(uri "$disk")" >/tmp/qemu-io.log 2>&1 || { cat /tmp/qemu-io.log; return 1; }
-	cat /tmp/qemu-io.log
-	! grep -i 'failed\|error' /tmp/qemu-io.log
-}
-
-copies() {
-	check "$1: copy in" nbdcopy --flush /tmp/image "$(uri "$1")"
-	rm -f /tmp/back
-	check "$1: copy out" nbdcopy "$(uri "$1")" /tmp/back
-	check "$1: the same" cmp -n 8388608 /tmp/image /tmp/back
-	rm -f /tmp/back
-}
-
-verified() {
-	disk=$1
-	shift
-	pollux-perf "$(uri "$disk")" --rw randrw --verify --quiet "$@"
+# unwanted WORDS PATH: attaching it is refused in these words
+unwanted() {
+	says "$1" bdev_nvme_attach_controller \
+		"{\"name\":\"X\",\"trtype\":\"passthrough\",\"traddr\":\"$2\"}"
 }
 
 # Odd places and lengths, FUA, zeroes and holes, behind what copies() has written.
@@ -118,13 +51,13 @@ head -c 4096 /dev/zero | tr '\0' '\245' >/tmp/fua
 # ---- What is refused, and in which words ----
 if [ "$mode" = polled ]; then
 	need "pollux starts" serve --cores 0 null:1M
-	check "no such device" says 'there is no /dev/ng9n1' /dev/ng9n1
-	check "not NVMe" says 'no NVMe namespace' /dev/null
-	check "a controller, no namespace" says 'no NVMe namespace' /dev/nvme0
-	check "a format with metadata" says 'metadata' /dev/ng2n1
+	check "no such device" unwanted 'there is no /dev/ng9n1' /dev/ng9n1
+	check "not NVMe" unwanted 'no NVMe namespace' /dev/null
+	check "a controller, no namespace" unwanted 'no NVMe namespace' /dev/nvme0
+	check "a format with metadata" unwanted 'metadata' /dev/ng2n1
 	mkfs.ext4 -q /dev/nvme1n1
 	mount -t ext4 /dev/nvme1n1 /mnt
-	check "a disk that is mounted" says 'mounted or in use' /dev/ng1n1
+	check "a disk that is mounted" unwanted 'mounted or in use' /dev/ng1n1
 	umount /mnt
 	check "not mounted any more" works bdev_nvme_attach_controller \
 		'{"name":"Nvme7","trtype":"passthrough","traddr":"/dev/nvme1n1"}'
@@ -135,6 +68,17 @@ if [ "$mode" = polled ]; then
 	check "it can be mounted again" mount -t ext4 /dev/nvme1n1 /mnt
 	umount /mnt
 	stop "refusals"
+fi
+
+# ---- Without an IOMMU ----
+if [ "$mode" = interrupts ]; then
+	metadata=$(address pollux2)
+	modprobe vfio-pci
+	refuses "vfio-pci does not take a device" give "$metadata" vfio-pci
+	need "pollux starts" serve --cores 0 null:1M
+	check "there is no IOMMU" says 'there is no IOMMU.*intel_iommu=on' bdev_nvme_attach_controller \
+		"{\"name\":\"X\",\"trtype\":\"PCIe\",\"traddr\":\"$metadata\"}"
+	stop "no IOMMU"
 fi
 
 # ---- Data ----
@@ -160,9 +104,17 @@ commands small
 commands large
 check "no error was counted" tells '"generic":0' bdev_get_iostat '{"name":"Nvme0n1"}'
 check "an idle target sleeps: under 0.2 s in 2" idle_ticks
+if [ "$mode" = polled ]; then
+	lengths small 20971520 512 524288
+	lengths large 20971520 4096 131072
+fi
 stop data
 kernel_sees /dev/nvme0n1
 kernel_sees /dev/nvme1n1
+if [ "$mode" = polled ]; then
+	lasting small 20971520 /dev/nvme0n1
+	lasting large 20971520 /dev/nvme1n1
+fi
 
 # ---- Without passthrough: the block device, polled where there are queues for that ----
 rm /dev/ng0n1
@@ -198,5 +150,6 @@ check "its clients are told" test $? != 0
 check "pollux lives" works rpc_get_methods
 stop removal
 check "the kernel has nothing to complain of" not sh -c 'dmesg | grep -i "nvme.*\(error\|timeout\)"'
+
 check "no sanitizer has a complaint" not grep 'ERROR: .*Sanitizer\|runtime error' /tmp/pollux.log
 conclude
