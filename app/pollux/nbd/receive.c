@@ -291,8 +291,7 @@ static void nothing_received(struct connection *conn, int result)
 		if (conn->is_socket)
 			go_on(conn);
 	} else if (result == 0 && conn->multishot && must_wait(conn)) {
-		return; /* the end comes after what is kept back: it is found again by the next try
-			 */
+		/* the end comes behind what is kept back: the next receive finds it again */
 	} else if (conn->kernel_tls && kernel_tls_take_error(conn, result)) {
 		reactor_defer(conn->core->reactor, &conn->flush);
 		if (conn->state != CONN_DEAD)
