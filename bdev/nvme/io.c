@@ -351,13 +351,20 @@ static void doubt(struct nvme_namespace *ns, struct nvme_channel *nc)
 	control_send(look_again, ns);
 }
 
+/* A namespace that was detached from the controller makes its id an invalid field (Base 3.2.1). */
+static bool casts_doubt(int code)
+{
+	return code == NVME_SC_LBA_OUT_OF_RANGE || code == NVME_SC_INVALID_NAMESPACE ||
+	       code == NVME_SC_INVALID_FIELD;
+}
+
 static void failed(struct nvme_io *nio, struct nvme_command *command, struct nvme_channel *nc,
 		   int status)
 {
 	struct nvme_namespace *ns = nvme_namespace_of(nio->io->ch->bdev);
 	int error = nvme_status_errno(status), code = status < 0 ? 0 : status & NVME_STATUS_CODE;
 	nvme_fault_log(ns, command, status, &nc->errors->limit);
-	if (code == NVME_SC_LBA_OUT_OF_RANGE || code == NVME_SC_INVALID_NAMESPACE)
+	if (casts_doubt(code))
 		doubt(ns, nc);
 	if (code == NVME_SC_LBA_OUT_OF_RANGE && (nio->io->op == BDEV_READ || nio->io->op == BDEV_TRIM))
 		error = -EINVAL;

@@ -16,7 +16,7 @@ static const struct meaning {
 	const char *text;
 } meanings[] = {
 	{NVME_SC_INVALID_OPCODE, -EOPNOTSUPP, false, "the command is not known"},
-	{NVME_SC_INVALID_FIELD, -EINVAL, false, "a field of the command is not valid"},
+	{NVME_SC_INVALID_FIELD, -EIO, false, "a field of the command is not valid"},
 	{NVME_SC_DATA_TRANSFER, -EIO, true, "error in moving the data"},
 	{NVME_SC_POWER_LOSS, -EIO, true, "aborted by loss of power"},
 	{NVME_SC_INTERNAL, -EIO, true, "internal error of the device"},

@@ -160,6 +160,16 @@ copies() {
 	rm -f /tmp/back
 }
 
+# attach NAME ADDRESS: what bdev_nvme_attach_controller is given for a controller in user space
+attach() {
+	echo "{\"name\":\"$1\",\"trtype\":\"PCIe\",\"traddr\":\"$2\"}"
+}
+
+# gone NAME: no bdev is called so
+gone() {
+	works bdev_get_bdevs && ! grep -q "$1" /tmp/answer
+}
+
 # lengths EXPORT OFFSET BLOCK MDTS: nvme-lengths; all in bytes. lasting() compares what it has left
 lengths() {
 	check "$1: every length and edge" nvme-lengths $sock "$1" "$2" "$3" "$4" "/tmp/lengths.$1"
@@ -168,14 +178,17 @@ lengths() {
 # lasting EXPORT OFFSET DISK: the kernel's driver reads the same
 lasting() {
 	dd if="$3" of=/tmp/seen bs=1M skip=$(($2 / 1048576)) count=4 iflag=direct 2>/dev/null
-	check "$3: every length and edge, seen by the kernel" cmp "/tmp/lengths.$1" /tmp/seen
+	check "$1: every length and edge, seen by the kernel" cmp "/tmp/lengths.$1" /tmp/seen
 	rm -f /tmp/seen
 }
 
-# load EXPORT: requests until load_ends()
+# load EXPORT [OPTIONS]: requests until load_ends(); returns when some have been answered
 load() {
-	pollux-perf "$(uri "$1")" --rw randrw --iodepth 16 --quiet --time 100 >/tmp/load.log 2>&1 &
+	load_of=$1
+	shift
+	pollux-perf "$(uri "$load_of")" --rw randrw --iodepth 16 --quiet --time 200 "$@" >/tmp/load.log 2>&1 &
 	load=$!
+	until_true 60 tells '"requests":[0-9]\{3\}' connection_get_connections "{\"export\":\"$load_of\"}"
 }
 
 # load_ends: within a minute, since the target has told it of an error
@@ -186,7 +199,50 @@ load_ends() {
 	[ $? = 2 ]
 }
 
+# under_load EXPORT WHAT COMMAND...: happens while there is load, whose client is told
+under_load() {
+	under_load_of=$1
+	under_load=$2
+	shift
+	check "$under_load_of is under load" load "$under_load_of"
+	check "$@"
+	check "$under_load: the client is told" load_ends
+}
+
+# goes_on EXPORT: right data, to the last request
+goes_on() {
+	check "$1 goes on" verified "$1" --bs 4k --requests 100 --size 8M
+}
+
+# exports_again EXPORT BDEV: what is there again has a new bdev, which works
+exports_again() {
+	check "$2 is there again" until_true 30 tells "\"$2\"" bdev_get_bdevs
+	check "$1 is exported again" works export_create "{\"name\":\"$1\",\"bdev\":\"$2\"}"
+	goes_on "$1"
+}
+
+# refused_user WORDS LIMIT SPEC: an ordinary user, with so much memory that may be locked, is told why not
+refused_user() {
+	(
+		ulimit -l "$2"
+		setpriv --reuid user --regid user --clear-groups timeout 60 pollux --memory 32M -r none \
+			-l unix:///tmp/user.sock --cores 0 "$3"
+	) >/tmp/answer 2>&1 && return 1
+	cat /tmp/answer
+	grep -q "$1" /tmp/answer
+}
+
 # ---- The end ----
+
+# no_sanitizer: has complained
+no_sanitizer() {
+	! grep 'ERROR: .*Sanitizer\|runtime error' /tmp/pollux.log
+}
+
+# no_dma_fault: no device has reached for memory that the IOMMU does not give it
+no_dma_fault() {
+	! dmesg | grep -i 'dmar.*fault\|DMAR:.*PTE'
+}
 
 # conclude: ends the script; after a failure the log of the target follows
 conclude() {

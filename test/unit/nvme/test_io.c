@@ -416,7 +416,7 @@ static void test_statuses(void **state)
 	one_status(NVME_SC_NAMESPACE_WRITE_PROTECTED, -EPERM, 1);
 	one_status(NVME_SC_INVALID_NAMESPACE, -ENODEV, 1);
 	one_status(NVME_SC_ABORT_REQUESTED, -ECANCELED, 1);
-	one_status(NVME_SC_INVALID_FIELD, -EINVAL, 1);
+	one_status(NVME_SC_INVALID_FIELD, -EIO, 1);
 	one_status(NVME_SC_WRITE_FAULT, -EIO, tries);
 	one_status(NVME_SC_WRITE_FAULT | NVME_STATUS_DNR, -EIO, 1);
 	one_status(NVME_STATUS(NVME_SCT_PATH, 0x71), -EIO, tries);
@@ -425,6 +425,11 @@ static void test_statuses(void **state)
 	fake_settle();
 	/* one that was shorter than we thought, one that was not there: one look a second will do */
 	assert_int_equal(doubts, 1);
+	fake_tick_us(NVME_DOUBT_US);
+	fake_pass();
+	one_status(NVME_SC_INVALID_FIELD, -EIO, 1); /* one that was detached */
+	fake_settle();
+	assert_int_equal(doubts, 2);
 	assert_true(ns->errors[0].by_type[NVME_SCT_MEDIA] > 0);
 	assert_int_equal(ns->errors[0].no_status, 1);
 	assert_int_equal(ns->errors[0].retries, 2 * NVME_RETRIES_MAX);
