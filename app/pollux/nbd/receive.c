@@ -22,8 +22,8 @@ enum {
 	 */
 	SINGLE_AFTER_STOP = 1000,
 	/*
-	 * What one multishot receive can bring before it is stopped: all buffers of the ring. When a
-	 * core's connections keep as much back, none of them has one until it is half of that.
+	 * What one multishot receive can bring before it is stopped: all buffers of the ring. When
+	 * a core's connections keep as much back, none of them has one until it is half of that.
 	 */
 	KEPT_MOST_BYTES = RX_BUFFERS * RX_BUFFER_BYTES,
 };
