@@ -65,11 +65,12 @@ static void client_close(struct client *client)
 static void update_events(struct client *client)
 {
 	size_t waiting = client->out_bytes - client->out_at;
+	unsigned pending = rpc_session_pending(client->session);
 	uint32_t events = 0;
-	if (!client->closing && waiting < OUT_MOST_BYTES &&
-	    rpc_session_pending(client->session) < PENDING_MOST)
+	if (!client->closing && waiting < OUT_MOST_BYTES && pending < PENDING_MOST)
 		events |= EPOLLIN;
-	if (waiting)
+	/* nothing waits and nothing will: then it is closed */
+	if (waiting || (client->closing && !pending))
 		events |= EPOLLOUT;
 	if (events != client->events && control_watch_modify(&client->watch, events) == 0)
 		client->events = events;
@@ -92,7 +93,7 @@ static bool flush(struct client *client)
 static void take_answer(void *arg, const char *bytes, size_t count)
 {
 	struct client *client = arg;
-	if (client->out_bytes + count > client->out_room) {
+	if (count && client->out_bytes + count > client->out_room) {
 		size_t room = MAX_OF(2 * client->out_room, client->out_bytes + count);
 		char *bigger = realloc(client->out, room);
 		if (!bigger) {
@@ -102,7 +103,8 @@ static void take_answer(void *arg, const char *bytes, size_t count)
 		client->out = bigger;
 		client->out_room = room;
 	}
-	memcpy(client->out + client->out_bytes, bytes, count);
+	if (count)
+		memcpy(client->out + client->out_bytes, bytes, count);
 	client->out_bytes += count;
 	if (!client->feeding)
 		update_events(client);

@@ -109,9 +109,10 @@ void rpc_server_destroy(struct rpc_server *server);
 json_t *rpc_server_schema(const struct rpc_server *server);
 
 /*
- * A client's connection. send() takes bytes for the client; it may be called during rpc_session_feed()
- * or later, never after rpc_session_close(). Calls under way when the session closes run to their end
- * and their answers are dropped.
+ * A client's connection. send() takes bytes for the client, or none where a call that gets no answer
+ * has ended: rpc_session_pending() has changed. It may be called during rpc_session_feed() or later,
+ * never after rpc_session_close(). Calls under way when the session closes run to their end and their
+ * answers are dropped.
  */
 struct rpc_session *rpc_session_open(struct rpc_server *server,
 				     void (*send)(void *arg, const char *bytes, size_t count),

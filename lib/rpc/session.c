@@ -207,6 +207,8 @@ static void finish(struct rpc_call *call, json_t *answer)
 		deliver(session, call->batch, call->index, answer);
 	else if (call->batch)
 		batch_put(call->batch);
+	if (!call->id && session->send)
+		session->send(session->arg, "", 0);
 	json_decref(call->id);
 	json_decref(call->given);
 	json_decref(call->defaults);

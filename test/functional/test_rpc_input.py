@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import socket
 import stat
 import threading
 
@@ -107,6 +108,23 @@ class Input(harness.TargetTest):
             rpc.send(json.dumps({"jsonrpc": "2.0", "method": "spdk_get_version"}))
         rpc.request("spdk_get_version", ident="the only one")
         self.assertEqual(rpc.receive()["id"], "the only one")
+
+    def test_notifications_that_end_late(self):
+        """More than may be under way at a time, and then the client has said all it has to."""
+        rpc = self.rpc()
+        late = {"jsonrpc": "2.0", "method": "bdev_file_create",
+                "params": {"name": "n", "filename": "/nonexistent"}}
+        rpc.send(json.dumps(late) * 500)
+        rpc.request("spdk_get_version", ident="behind them")
+        self.assertEqual(rpc.receive()["id"], "behind them")
+        for stream in (json.dumps(late) * 100, json.dumps([late] * 100),
+                       json.dumps(late) + json.dumps({**late, "id": 5}) + json.dumps(late)):
+            rpc = self.rpc()
+            rpc.send(stream)
+            rpc.sock.shutdown(socket.SHUT_WR)
+            if '"id"' in stream:
+                self.assertEqual(rpc.receive()["id"], 5)
+            self.assertIsNone(rpc.receive())
 
     def test_batch(self):
         rpc = self.rpc()

@@ -87,6 +87,8 @@ static void collect(void *arg, const char *bytes, size_t count)
 	if (!value || bytes[count - 1] != '\n')
 		abort();
 	json_decref(value);
+	if (!count)
+		return;
 	client->sent = realloc(client->sent, client->sent_bytes + count);
 	memcpy(client->sent + client->sent_bytes, bytes, count);
 	client->sent_bytes += count;

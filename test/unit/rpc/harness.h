@@ -29,6 +29,7 @@ struct harness {
 	char *sent;
 	size_t sent_bytes;
 	unsigned sends;
+	unsigned silent_ends; /* told of calls that get no answer */
 };
 
 enum { HELD_MAX = 2048 };

@@ -179,8 +179,11 @@ static void notifications(void **state)
 	assert_int_equal(echo_calls, 2);
 	assert_int_equal(held_count, 1);
 	assert_int_equal(rpc_session_pending(harness->session), 1);
+	/* the owner may wait for it to end, and is told */
+	unsigned before = harness->silent_ends;
 	rpc_reply(held[0], json_string("dropped"));
 	assert_int_equal(rpc_session_pending(harness->session), 0);
+	assert_int_equal(harness->silent_ends, before + 1);
 	assert_int_equal(harness->sends, 0);
 }
 
