@@ -22,7 +22,8 @@ static const char help[] =
 	"  null:SIZE             reads zeroes, drops writes\n"
 	"  file:PATH[?OPTIONS]   a file or block device; OPTIONS, joined by '&':\n"
 	"                        direct=auto|on|off, read-only=on|off (%3F and %25: '?' and '%')\n"
-	"  nvme:ADDRESS[/nN]     a namespace of an NVMe device by its PCI address (0000:01:00.0/n1),\n"
+	"  nvme:ADDRESS[/nN]     a namespace of an NVMe device by its PCI address "
+	"(0000:01:00.0/n1),\n"
 	"                        or of the kernel's driver by its path (/dev/ng0n1)\n"
 	"  PATH                  a file, without options (contains '/', or exists)\n"
 	"  SIZE takes K, M, G, T. Without a SPEC pollux waits for RPC.\n"
@@ -49,6 +50,8 @@ static const char help[] =
 	"      --idle-poll US    poll this long after the last work before sleeping (default 50)\n"
 	"      --busy-poll US    then let the kernel poll the network cards so long (NAPI, Linux "
 	"6.9)\n"
+	"      --receive WAY     auto, or single: a receive operation for each time, for "
+	"comparison\n"
 	"      --read-only       serve every SPEC read-only\n"
 	"      --memory SIZE     I/O buffers of all cores together (default 64M a core)\n"
 	"      --max-connections N    (default 65536)\n"
@@ -69,6 +72,7 @@ enum {
 	OPT_POLL,
 	OPT_IDLE_POLL,
 	OPT_BUSY_POLL,
+	OPT_RECEIVE,
 	OPT_READ_ONLY,
 	OPT_MEMORY,
 	OPT_MAX_CONNECTIONS,
@@ -95,6 +99,7 @@ static const struct option long_options[] = {
 	{"poll", no_argument, NULL, OPT_POLL},
 	{"idle-poll", required_argument, NULL, OPT_IDLE_POLL},
 	{"busy-poll", required_argument, NULL, OPT_BUSY_POLL},
+	{"receive", required_argument, NULL, OPT_RECEIVE},
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"memory", required_argument, NULL, OPT_MEMORY},
 	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
@@ -163,6 +168,17 @@ static bool add_listen(struct options *options, const char *uri)
 
 enum { TLS_NOT_SAID = -1 };
 
+static bool parse_receive(const char *text)
+{
+	bool single = !strcmp(text, "single");
+	if (!single && strcmp(text, "auto")) {
+		fprintf(stderr, "pollux: --receive takes auto or single, not '%s'\n", text);
+		return false;
+	}
+	nbd_settings.receive = single ? RECEIVE_SINGLE : RECEIVE_AUTO;
+	return true;
+}
+
 static bool parse_tls(const char *text, struct options *options)
 {
 	static const char *const modes[] = {
@@ -223,6 +239,8 @@ static bool take_option(int option, const char *value, struct options *options)
 		return parse_number("idle-poll", value, 0, 1000000, &options->idle_poll_us);
 	case OPT_BUSY_POLL:
 		return parse_number("busy-poll", value, 0, 1000000, &options->busy_poll_us);
+	case OPT_RECEIVE:
+		return parse_receive(value);
 	case OPT_READ_ONLY:
 		options->read_only = true;
 		return true;

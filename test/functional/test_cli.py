@@ -70,7 +70,8 @@ class Refusals(CommandLine):
     def test_unknown_options(self):
         for args in (["--bogus"], ["-Z"], ["--listen"], ["--cores"], ["--memory", "x"],
                      ["--log-level", "shouting"], ["--handshake-timeout", "x"], ["--poll=3"],
-                     ["--busy-poll"], ["--busy-poll", "-1"], ["--busy-poll", "1000001"]):
+                     ["--busy-poll"], ["--busy-poll", "-1"], ["--busy-poll", "1000001"],
+                     ["--receive"], ["--receive", "twice"]):
             with self.subTest(args=args):
                 self.refused(*args, listen=False)
 

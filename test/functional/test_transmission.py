@@ -2,6 +2,7 @@
 """Transmission with simple replies: commands, refusals, pipelines, large requests, DISC."""
 
 import random
+import socket
 
 import harness
 import rawnbd
@@ -13,6 +14,55 @@ from rawnbd import (CMD_BLOCK_STATUS, CMD_CACHE, CMD_DISC, CMD_FLAG_DF, CMD_FLAG
                     EINVAL, ENOSPC, ENOTSUP, EPERM, request_bytes)
 
 MAX = rawnbd.MAX_PAYLOAD_BYTES
+
+
+class Receiving(harness.TargetTest):
+    """
+    Each way to receive, and from one to the other: requests that fit a buffer, WRITEs that go straight
+    to theirs, more requests than a connection may have in flight, and an end right behind them.
+    """
+
+    SIZE = 8 * MIB
+
+    def exchange(self, client, model, rng):
+        """READs in a pipeline, then a WRITE of any size."""
+        offsets = [rng.randrange(0, self.SIZE - 4096, 512) for _ in range(rng.choice((1, 40, 200)))]
+        client.reads.update({cookie: 4096 for cookie in range(len(offsets))})
+        client.send(b"".join(request_bytes(CMD_READ, offset, 4096, cookie=cookie)
+                             for cookie, offset in enumerate(offsets)))
+        for _ in offsets:
+            cookie, error, data = client.reply()
+            self.assertEqual((error, data), (0, bytes(model[offsets[cookie]:][:4096])))
+        length = rng.choice((512, 20 * KIB, 300 * KIB, 2 * MIB))
+        offset = rng.randrange(0, self.SIZE - length, 512)
+        data = rng.randbytes(length)
+        client.write(offset, data)
+        model[offset:offset + length] = data
+
+    def check(self, way, backing):
+        spec = self.make_file(self.SIZE, way) if backing == "file" else f"malloc:{self.SIZE}"
+        target = self.start(spec, args=["--receive", way, "--max-requests", "16"])
+        rng = random.Random(way + backing)
+        model = bytearray(self.SIZE)
+        for _ in range(6):
+            with target.connect() as client:
+                for _ in range(3):
+                    self.exchange(client, model, rng)
+        blocks = [rng.randbytes(4096) for _ in range(64)]
+        with target.connect() as client:  # what was sent before the end is carried out
+            client.send(b"".join(request_bytes(CMD_WRITE, number * 4096, 4096, cookie=number,
+                                               payload=block)
+                                 for number, block in enumerate(blocks)) + request_bytes(CMD_DISC))
+            client.sock.shutdown(socket.SHUT_WR)
+            self.assertEqual(len(client.receive_until_closed()), 64 * 16)
+        with target.connect() as client:
+            self.assertEqual(client.read(0, 64 * 4096), b"".join(blocks))
+
+    def test_ways(self):
+        for way in ("auto", "single"):
+            for backing in ("malloc", "file"):
+                with self.subTest(way=way, backing=backing):
+                    self.check(way, backing)
 
 
 class Commands(MatrixTest):

@@ -61,6 +61,8 @@ struct connection {
 	struct nbd_limits limits;
 	bool is_socket;
 	bool receiving;	  /* the receive operation is in flight */
+	bool multishot;	  /* it goes on by itself, */
+	bool stopping;	  /* or was asked to end */
 	bool blocked;	  /* in core->blocked */
 	bool starved;	  /* out of credits: goes on when replies have been sent */
 	bool stuck;	  /* the bdev still has requests that were timed out: see below */
@@ -83,6 +85,7 @@ struct connection {
 	uint32_t filling_have, filling_bytes;
 	uint32_t filling_reserved; /* of core->filling_bytes */
 	bool filling_direct;	   /* the receive operation fills it */
+	uint32_t single_left;	   /* receives to come before the next multishot one */
 	/* bytes received and not yet taken, while blocked; malloc'ed */
 	uint8_t *spill;
 	uint32_t spill_at, spill_bytes;

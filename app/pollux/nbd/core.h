@@ -18,11 +18,17 @@ enum {
 };
 
 /* Parameters of the NBD front end; constant after start. */
+enum receive_way {
+	RECEIVE_AUTO,	/* multishot where the kernel has it, and the connection's requests suit */
+	RECEIVE_SINGLE, /* an operation for each receive */
+};
+
 struct nbd_settings {
 	uint32_t handshake_timeout_ms;
 	uint32_t stall_timeout_ms; /* of a client that holds buffers others wait for */
 	uint32_t max_connections;  /* of the process */
 	uint32_t max_requests;	   /* in flight, of a connection */
+	enum receive_way receive;
 	struct nbd_server_config protocol;
 };
 

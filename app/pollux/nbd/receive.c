@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * receive: bytes to requests. One receive operation a connection is in flight: into a buffer that
+ * receive: bytes to requests. One receive operation a connection is in flight: into buffers that
  * the ring provides when data is there (an idle connection holds none), or, for the rest of a large
- * WRITE, straight into its I/O buffer. What can not be taken - no slot, no buffer, no credit - is
- * kept back, and nothing more is read until it can.
+ * WRITE, straight into its I/O buffer. The first goes on by itself (multishot) where requests come
+ * that need nothing else, or is asked for anew each time. What can not be taken - no slot, no
+ * buffer, no credit - is kept back, and nothing more is read until it can.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +14,36 @@
 #include "app/pollux/nbd/kernel_tls.h"
 #include "lib/base/log.h"
 
-enum { DIRECT_MIN_BYTES = 16 << 10 }; /* less is copied: it costs less than another receive */
+enum {
+	DIRECT_MIN_BYTES = 16 << 10, /* less is copied: it costs less than another receive */
+	/*
+	 * Ending a multishot receive costs as much as some single ones: a connection that needed it
+	 * has so many of those before the next.
+	 */
+	SINGLE_AFTER_STOP = 1000,
+};
+
+/* The rest of a WRITE is best received where it is to lie. */
+static bool wants_direct(const struct connection *conn)
+{
+	return conn->filling && conn->filling_bytes - conn->filling_have >= DIRECT_MIN_BYTES &&
+	       likely(!conn->tls);
+}
+
+/*
+ * In the handshake no byte may be taken too early: TLS may begin. With kernel TLS a record that is
+ * no data has to stay in the socket.
+ */
+static bool goes_on_by_itself(struct connection *conn)
+{
+	if (conn->state != CONN_TRANSMISSION || !conn->is_socket || conn->tls || conn->kernel_tls ||
+	    nbd_settings.receive == RECEIVE_SINGLE || !reactor_caps.multishot_recv)
+		return false;
+	if (likely(!conn->single_left))
+		return true;
+	conn->single_left--;
+	return false;
+}
 
 void receive_arm(struct connection *conn)
 {
@@ -21,16 +51,19 @@ void receive_arm(struct connection *conn)
 	if (conn->receiving || conn->state == CONN_DEAD || conn->end_of_file)
 		return;
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
-	uint32_t left = conn->filling ? conn->filling_bytes - conn->filling_have : 0;
-	conn->filling_direct = left >= DIRECT_MIN_BYTES && likely(!conn->tls);
+	conn->filling_direct = wants_direct(conn);
+	conn->multishot = !conn->filling_direct && goes_on_by_itself(conn);
 	if (conn->filling_direct) {
+		uint32_t left = conn->filling_bytes - conn->filling_have;
 		void *at = (uint8_t *)conn->filling->buffer + conn->filling_have;
 		if (conn->is_socket)
 			io_uring_prep_recv(sqe, conn->rx_fd, at, left, 0);
 		else
 			io_uring_prep_read(sqe, conn->rx_fd, at, left, -1);
 	} else {
-		if (conn->is_socket)
+		if (likely(conn->multishot))
+			io_uring_prep_recv_multishot(sqe, conn->rx_fd, NULL, 0, 0);
+		else if (conn->is_socket)
 			io_uring_prep_recv(sqe, conn->rx_fd, NULL, RX_BUFFER_BYTES, 0);
 		else
 			io_uring_prep_read(sqe, conn->rx_fd, NULL, RX_BUFFER_BYTES, -1);
@@ -42,6 +75,18 @@ void receive_arm(struct connection *conn)
 		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
 	uring_set_op(sqe, &conn->receive_op);
 	conn->receiving = true;
+}
+
+/* Nothing more is to be received for now, or elsewhere. */
+static void stop_multishot(struct connection *conn)
+{
+	conn->single_left = SINGLE_AFTER_STOP;
+	if (conn->stopping)
+		return;
+	conn->stopping = true;
+	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
+	io_uring_prep_cancel(sqe, &conn->receive_op, 0);
+	uring_set_op(sqe, NULL);
 }
 
 static uint32_t credit_limit(const struct connection *conn)
@@ -158,20 +203,36 @@ static void go_on(struct connection *conn)
 	receive_arm(conn);
 }
 
+/* A multishot receive is in flight: may it stay? */
+static void stay(struct connection *conn)
+{
+	if (unlikely(must_wait(conn) || wants_direct(conn)))
+		stop_multishot(conn);
+}
+
+/* Behind what is kept back already. */
 static void keep_back(struct connection *conn, const uint8_t *bytes, size_t count)
 {
-	conn->spill = malloc(count);
-	if (!conn->spill) {
+	size_t have = conn->spill ? conn->spill_bytes : 0;
+	uint8_t *spill = realloc(conn->spill, have + count);
+	if (!spill) {
 		connection_kill(conn, "no memory to keep its bytes back");
 		return;
 	}
-	memcpy(conn->spill, bytes, count);
-	conn->spill_at = 0;
-	conn->spill_bytes = count;
+	memcpy(spill + have, bytes, count);
+	if (!have)
+		conn->spill_at = 0;
+	conn->spill = spill;
+	conn->spill_bytes = have + count;
 }
 
 void receive_take(struct connection *conn, const uint8_t *bytes, size_t count)
 {
+	/* a multishot receive has gone on before it could be stopped */
+	if (unlikely(conn->multishot && must_wait(conn))) {
+		keep_back(conn, bytes, count);
+		return;
+	}
 	size_t taken = take(conn, bytes, count);
 	if (unlikely(taken < count))
 		keep_back(conn, bytes + taken, count - taken);
@@ -216,11 +277,36 @@ static void ended(struct connection *conn, int result)
 	reactor_defer(conn->core->reactor, &conn->flush);
 }
 
+/* Without bytes: the end, an error, or nothing was received after all. */
+static void nothing_received(struct connection *conn, int result)
+{
+	if (conn->state == CONN_DEAD) {
+		reactor_defer(conn->core->reactor, &conn->flush);
+	} else if (result == -ENOBUFS || result == -EAGAIN || result == -EINTR) {
+		/* all receive buffers are in this pass's completions: there again next pass */
+		conn->more_expected = true;
+		go_on(conn);
+	} else if (result == -ECANCELED) {
+		reactor_defer(conn->core->reactor, &conn->flush);
+		if (conn->is_socket)
+			go_on(conn);
+	} else if (result == 0 && conn->multishot && must_wait(conn)) {
+		/* the end comes behind what is kept back: the next receive finds it again */
+	} else if (conn->kernel_tls && kernel_tls_take_error(conn, result)) {
+		reactor_defer(conn->core->reactor, &conn->flush);
+		if (conn->state != CONN_DEAD)
+			go_on(conn);
+	} else {
+		ended(conn, result);
+	}
+}
+
 void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 {
 	struct connection *conn = container_of(op, struct connection, receive_op);
 	struct nbd_core *core = conn->core;
-	conn->receiving = false;
+	conn->receiving = cqe_flags & IORING_CQE_F_MORE;
+	conn->stopping &= conn->receiving;
 	conn->more_expected = cqe_flags & IORING_CQE_F_SOCK_NONEMPTY;
 	if (unlikely(conn->filling && conn->state >= CONN_FINISHING))
 		command_drop_payload(
@@ -228,20 +314,7 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	if (unlikely(result <= 0)) {
 		if (cqe_flags & IORING_CQE_F_BUFFER)
 			rx_give_back(&core->rx, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
-		if (conn->state == CONN_DEAD || result == -ECANCELED) {
-			reactor_defer(core->reactor, &conn->flush);
-		} else if (result == -ENOBUFS || result == -EAGAIN || result == -EINTR) {
-			/* all receive buffers are in this pass's completions: there again next pass
-			 */
-			conn->more_expected = true;
-			receive_arm(conn);
-		} else if (conn->kernel_tls && kernel_tls_take_error(conn, result)) {
-			reactor_defer(core->reactor, &conn->flush);
-			if (conn->state != CONN_DEAD)
-				go_on(conn);
-		} else {
-			ended(conn, result);
-		}
+		nothing_received(conn, result);
 		return;
 	}
 	conn->received_at = core->reactor->now;
@@ -261,6 +334,8 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 	}
 	if (unlikely(conn->state == CONN_DEAD))
 		reactor_defer(core->reactor, &conn->flush);
+	else if (conn->receiving)
+		stay(conn);
 	else
 		go_on(conn);
 }

@@ -12,7 +12,14 @@
 #include "fake/reactor.h"
 #include "lib/base/compiler.h"
 
-enum { PENDING_MOST = 256, SHORT_SEND_BYTES = 1000, SEND_IOVS = 1024, WOULD_BLOCK = 1 << 30 };
+enum {
+	PENDING_MOST = 256,
+	SHORT_SEND_BYTES = 1000,
+	SEND_IOVS = 1024,
+	WOULD_BLOCK = 1 << 30,
+	SHOTS_A_ROUND = 3,  /* of a multishot receive, before anybody can stop it */
+	SHOTS_A_FAMILY = 7, /* then the kernel ends it, as it does where completions pile up */
+};
 
 struct operation {
 	struct io_uring_sqe sqe;
@@ -26,7 +33,10 @@ struct ring {
 	struct io_uring_buf_ring *provided;
 	unsigned mask;
 	uint16_t head; /* the next buffer to take */
+	unsigned shots;
 };
+
+struct uring_caps reactor_caps = {.multishot_recv = true};
 
 static struct ring rings[KERNEL_RINGS];
 static int failure;
@@ -84,7 +94,7 @@ static int try_receive(struct ring *ring, const struct io_uring_sqe *sqe, uint32
 			return -ENOBUFS;
 		const struct io_uring_buf *buffer = &ring->provided->bufs[ring->head & ring->mask];
 		at = (void *)(uintptr_t)buffer->addr;
-		bytes = MIN_OF(bytes, (size_t)buffer->len);
+		bytes = bytes ? MIN_OF(bytes, (size_t)buffer->len) : buffer->len;
 		id = buffer->bid;
 	}
 	ssize_t got = receive_into(sqe, at, bytes);
@@ -178,18 +188,26 @@ static void complete(const struct io_uring_sqe *sqe, int result, uint32_t cqe_fl
 		op->done(op, result, cqe_flags);
 }
 
+/* What was in flight with these data; false: nothing. */
+static bool take_out(struct ring *ring, uint64_t user_data, struct io_uring_sqe *sqe)
+{
+	for (unsigned i = 0; i < ring->count; i++) {
+		*sqe = ring->pending[i].sqe;
+		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || sqe->user_data != user_data)
+			continue;
+		memmove(&ring->pending[i], &ring->pending[i + 1],
+			(--ring->count - i) * sizeof(ring->pending[0]));
+		return true;
+	}
+	return false;
+}
+
 /* What a cancellation names, if it is in flight. */
 static void cancel(struct ring *ring, uint64_t user_data)
 {
-	for (unsigned i = 0; i < ring->count; i++) {
-		struct operation found = ring->pending[i];
-		if (found.sqe.opcode == IORING_OP_ASYNC_CANCEL || found.sqe.user_data != user_data)
-			continue;
-		memmove(&ring->pending[i], &ring->pending[i + 1],
-			(--ring->count - i) * sizeof(found));
-		complete(&found.sqe, -ECANCELED, 0);
-		return;
-	}
+	struct io_uring_sqe found;
+	if (take_out(ring, user_data, &found))
+		complete(&found, -ECANCELED, 0);
 }
 
 static unsigned cancel_all(struct ring *ring)
@@ -210,6 +228,32 @@ static unsigned cancel_all(struct ring *ring)
 	return count;
 }
 
+static void keep(const struct operation *operation)
+{
+	*container_of(uring_get_sqe(&reactor_self->uring), struct operation, sqe) = *operation;
+}
+
+/* A multishot receive: completions until nothing is there, or it ends. Returns how many. */
+static unsigned shoot(struct ring *ring, struct operation *operation)
+{
+	const struct io_uring_sqe sqe = operation->sqe;
+	struct io_uring_sqe ended;
+	keep(operation);
+	for (unsigned done = 0; done < SHOTS_A_ROUND; done++) {
+		uint32_t cqe_flags = 0;
+		int result = try_receive(ring, &sqe, &cqe_flags);
+		if (result == WOULD_BLOCK)
+			return done;
+		bool goes_on = result > 0 && ++ring->shots % SHOTS_A_FAMILY;
+		if (!goes_on)
+			take_out(ring, sqe.user_data, &ended);
+		complete(&sqe, result, cqe_flags | (goes_on ? IORING_CQE_F_MORE : 0));
+		if (!goes_on)
+			return done + 1;
+	}
+	return SHOTS_A_ROUND;
+}
+
 /* One round over what was in flight when it began. */
 static unsigned run(struct poller *poller)
 {
@@ -222,11 +266,15 @@ static unsigned run(struct poller *poller)
 		uint32_t cqe_flags = 0;
 		int result = failure;
 		failure = 0;
+		if (!result && taken[i].sqe.opcode == IORING_OP_RECV &&
+		    taken[i].sqe.ioprio & IORING_RECV_MULTISHOT) {
+			done += shoot(ring, &taken[i]);
+			continue;
+		}
 		if (!result)
 			result = try(ring, &taken[i], &cqe_flags);
 		if (result == WOULD_BLOCK) {
-			*container_of(uring_get_sqe(&reactor_self->uring), struct operation, sqe) =
-				taken[i];
+			keep(&taken[i]);
 			continue;
 		}
 		done++;
