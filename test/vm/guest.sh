@@ -194,6 +194,18 @@ lasting() {
 	rm -f /tmp/seen
 }
 
+# sums EXPORT OFFSET: 4 MiB with checksums go there and come back. sums_lasting() looks at them again
+sums() {
+	check "$1: fio, verified" fio --name=sums --ioengine=nbd --uri="$(uri "$1")" --iodepth=16 \
+		--rw=randwrite --bs=16k --offset="$2" --size=4M --verify=crc32c --verify_fatal=1
+}
+
+# sums_lasting EXPORT OFFSET DISK: the kernel's driver reads the same
+sums_lasting() {
+	check "$1: fio, verified by the kernel" fio --name=sums --ioengine=psync --filename="$3" --direct=1 \
+		--rw=randwrite --bs=16k --offset="$2" --size=4M --verify=crc32c --verify_fatal=1 --verify_only
+}
+
 # load EXPORT [OPTIONS]: requests until load_ends(); returns when some have been answered
 load() {
 	load_of=$1

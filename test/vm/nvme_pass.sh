@@ -100,6 +100,8 @@ else
 fi
 commands small
 commands large
+sums small 25165824
+sums large 25165824
 check "no error was counted" tells '"generic":0' bdev_get_iostat '{"name":"Nvme0n1"}'
 check "an idle target sleeps: under 0.2 s in 2" idle_ticks
 if [ "$mode" = polled ]; then
@@ -109,6 +111,8 @@ fi
 stop data
 kernel_sees /dev/nvme0n1
 kernel_sees /dev/nvme1n1
+sums_lasting small 25165824 /dev/nvme0n1
+sums_lasting large 25165824 /dev/nvme1n1
 if [ "$mode" = polled ]; then
 	lasting small 20971520 /dev/nvme0n1
 	lasting large 20971520 /dev/nvme1n1
