@@ -160,7 +160,7 @@ static bool piece_begin(struct file_io *fio, struct file_piece *piece)
 	return true;
 }
 
-static void method_issue(struct file_io *fio, unsigned sqe_flags);
+static void pieces_finish(struct file_io *fio);
 
 /* Of the whole range, or of its edges: then fallocate() takes the rest. */
 static void write_zeroes(struct file_io *fio, bool edges)
@@ -175,7 +175,11 @@ static void write_zeroes(struct file_io *fio, bool edges)
 	}
 	for (unsigned i = 0; i < FILE_ZERO_PIECES && piece_begin(fio, &fio->pieces[i]); i++)
 		;
+	if (unlikely(!fio->pieces_busy))
+		pieces_finish(fio); /* cut short before it began */
 }
+
+static void method_issue(struct file_io *fio, unsigned sqe_flags);
 
 /* The last is done: all were, or there was an error, or the request was cut short. */
 static void pieces_finish(struct file_io *fio)

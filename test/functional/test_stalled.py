@@ -7,15 +7,17 @@ options, or gone without a word. Others are served, and nothing is left of them.
 
 import os
 import shutil
+import signal
 import socket
 import ssl
 import struct
 import tempfile
+import threading
 import time
 
 import harness
 import rawnbd
-from harness import APART, FULL, KIB, MIB, SANITIZED, TOGETHER
+from harness import APART, CPUS, FULL, KIB, MIB, SANITIZED, TOGETHER
 from matrix import DISK, MALLOC, TCP, UNIX, MatrixTest, cross
 from pki import Pki
 from rawnbd import (CMD_BLOCK_STATUS, CMD_READ, CMD_WRITE, EXTENDED, OPT_LIST, SIMPLE, STRUCTURED,
@@ -184,6 +186,59 @@ class StalledTest(MatrixTest):
         if not SANITIZED:
             self.assertLess(target.rss() - before, 32 * MIB)
         self.all_given_back(target)
+
+
+class StandingDevice(harness.TargetTest):
+    """The device stands still, and its clients send on: what came is bounded, not by them."""
+
+    CLIENTS = 10 if SANITIZED else 60
+
+    def pour(self, clients, stream, seconds):
+        """Sends the stream to each, over and over, until none has taken any for half a second."""
+        at, end = dict.fromkeys(clients, 0), time.monotonic() + seconds
+        moved = time.monotonic()
+        for client in clients:
+            client.sock.setblocking(False)
+        while moved + 0.5 > time.monotonic():
+            self.assertLess(time.monotonic(), end, "they are read from for ever")
+            for client in clients:
+                try:
+                    sent = client.sock.send(stream[at[client]:])
+                except BlockingIOError:
+                    continue
+                at[client] = (at[client] + sent) % len(stream)
+                moved = time.monotonic()
+
+    def test_memory(self):
+        """What was received and has no buffer is a little of each client."""
+        target = self.start(tcp=True, args=["--memory", "16M"], cores=str(CPUS[0]))
+        target.rpc("bdev_malloc_create", name="m", num_blocks=32768, block_size=512)
+        target.rpc("bdev_error_create", base_name="m")
+        target.rpc("export_create", name="e", bdev="EE_m")
+        writes = request_bytes(CMD_WRITE, 0, 8192, payload=bytes(8192)) * 200
+        clients = [target.connect("e") for _ in range(self.CLIENTS)]
+        # none is held up, and the kernel gives their sockets more room
+        for client in clients * 3:
+            sender = threading.Thread(target=client.send, args=(writes,))
+            sender.start()
+            client.receive(16 * 200)
+            sender.join()
+        before = target.rss()
+        target.rpc("bdev_error_inject_error", name="EE_m", io_type="all", error_type="pending",
+                   num=1000000)
+        # so much as their sockets hold is there at once
+        target.signal(signal.SIGSTOP)
+        self.pour(clients, memoryview(writes), 60)
+        target.signal(signal.SIGCONT)
+        self.pour(clients, memoryview(writes), 60)
+        if not SANITIZED:
+            self.assertLess(target.rss() - before, 64 * MIB)
+        target.rpc("bdev_error_inject_error", name="EE_m", io_type="clear", error_type="pending")
+        target.close_clients()
+        self.wait_idle(target)
+        with target.connect("e") as client:
+            client.write(0, b"w" * MIB)
+            self.assertEqual(client.read(0, MIB), b"w" * MIB)
 
 
 class HalfOpen(harness.TargetTest):

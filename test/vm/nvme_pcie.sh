@@ -115,6 +115,8 @@ check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --siz
 check "payloads by lists" tells '"sgl":true.*"sgl":true' bdev_nvme_get_controllers
 lengths one 50331648 512 131072
 lengths large 50331648 4096 524288
+sums one 58720256
+sums large 58720256
 stop polling
 need "pollux starts without controllers" serve --cores 0 null:1M
 need "payloads by pages" by_pages
@@ -134,6 +136,8 @@ lasting one 50331648 /dev/nvme0n1
 lasting large 50331648 /dev/nvme1n1
 lasting pages 54525952 /dev/nvme0n1
 lasting large-pages 54525952 /dev/nvme1n1
+sums_lasting one 58720256 /dev/nvme0n1
+sums_lasting large 58720256 /dev/nvme1n1
 
 check "the IOMMU has nothing to complain of" no_dma_fault
 check "no sanitizer has a complaint" no_sanitizer

@@ -174,8 +174,7 @@ static void remember(struct connection *conn, const char *reason)
 
 static void drop_input(struct connection *conn)
 {
-	free(conn->spill);
-	conn->spill = NULL;
+	receive_drop_kept(conn);
 	conn->starved = false;
 	unblock(conn);
 	command_drop_payload(conn);

@@ -199,6 +199,8 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags);
 void receive_take(struct connection *conn, const uint8_t *bytes, size_t count);
 /* Tries again what was kept back, and goes on receiving. */
 void receive_resume(struct connection *conn);
+/* Nobody wants what was kept back any more. */
+void receive_drop_kept(struct connection *conn);
 
 /* ---- command.c ---- */
 

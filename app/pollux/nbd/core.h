@@ -57,6 +57,8 @@ struct nbd_core {
 	int error;	      /* of the start */
 	void *reserve;	      /* an I/O buffer for what must not wait; NULL while it is out */
 	size_t filling_bytes; /* I/O buffers that wait for their payload from the network */
+	size_t kept_bytes;    /* received, and kept back by connections that can not take them */
+	bool kept_too_much;   /* nothing is to be received that was not asked for */
 };
 
 extern struct nbd_core *nbd_cores[REACTOR_MAX];

@@ -21,6 +21,11 @@ enum {
 	 * has so many of those before the next.
 	 */
 	SINGLE_AFTER_STOP = 1000,
+	/*
+	 * What one multishot receive can bring before it is stopped: all buffers of the ring. When
+	 * a core's connections keep as much back, none of them has one until it is half of that.
+	 */
+	KEPT_MOST_BYTES = RX_BUFFERS * RX_BUFFER_BYTES,
 };
 
 /* The rest of a WRITE is best received where it is to lie. */
@@ -37,7 +42,8 @@ static bool wants_direct(const struct connection *conn)
 static bool goes_on_by_itself(struct connection *conn)
 {
 	if (conn->state != CONN_TRANSMISSION || !conn->is_socket || conn->tls || conn->kernel_tls ||
-	    nbd_settings.receive == RECEIVE_SINGLE || !reactor_caps.multishot_recv)
+	    nbd_settings.receive == RECEIVE_SINGLE || !reactor_caps.multishot_recv ||
+	    unlikely(conn->core->kept_too_much))
 		return false;
 	if (likely(!conn->single_left))
 		return true;
@@ -210,9 +216,33 @@ static void stay(struct connection *conn)
 		stop_multishot(conn);
 }
 
+/* Each connection could bring so much that it can not take: from now on one buffer at a time. */
+static void kept_too_much(struct nbd_core *core)
+{
+	struct connection *conn;
+	core->kept_too_much = true;
+	TAILQ_FOREACH (conn, &core->connections, link) {
+		if (conn->receiving && conn->multishot)
+			stop_multishot(conn);
+	}
+}
+
+void receive_drop_kept(struct connection *conn)
+{
+	struct nbd_core *core = conn->core;
+	if (!conn->spill)
+		return;
+	free(conn->spill);
+	conn->spill = NULL;
+	core->kept_bytes -= conn->spill_bytes;
+	if (core->kept_bytes <= KEPT_MOST_BYTES / 2)
+		core->kept_too_much = false;
+}
+
 /* Behind what is kept back already. */
 static void keep_back(struct connection *conn, const uint8_t *bytes, size_t count)
 {
+	struct nbd_core *core = conn->core;
 	size_t have = conn->spill ? conn->spill_bytes : 0;
 	uint8_t *spill = realloc(conn->spill, have + count);
 	if (!spill) {
@@ -224,6 +254,9 @@ static void keep_back(struct connection *conn, const uint8_t *bytes, size_t coun
 		conn->spill_at = 0;
 	conn->spill = spill;
 	conn->spill_bytes = have + count;
+	core->kept_bytes += count;
+	if (unlikely(core->kept_bytes > KEPT_MOST_BYTES && !core->kept_too_much))
+		kept_too_much(core);
 }
 
 void receive_take(struct connection *conn, const uint8_t *bytes, size_t count)
@@ -252,8 +285,7 @@ void receive_resume(struct connection *conn)
 		conn->spill_at += taken;
 		if (taken < count)
 			return;
-		free(spill);
-		conn->spill = NULL;
+		receive_drop_kept(conn);
 	} else if (conn->head_have) {
 		/* a whole header may wait without any byte behind it */
 		take(conn, conn->head, 0);

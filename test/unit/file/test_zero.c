@@ -378,6 +378,34 @@ static void draining_channel_stops_writing(void **state)
 	assert_done(&z, 0);
 }
 
+/* Where nothing may be begun any more there is no completion to wait for. */
+static void stopped_before_the_first_write(void **state)
+{
+	struct request z, y;
+	begin(64 * MIB, true, false);
+	request_submit(&z, ch, BDEV_WRITE_ZEROES, 0, 0, 64 * MIB);
+	bdev_file_type.abort(ch, &z.io);
+	fake_complete(0, -EOPNOTSUPP);
+	assert_fallocate(2, ZERO_RANGE, 0, 64 * MIB);
+	assert_pending(&z);
+	fake_complete(2, -EOPNOTSUPP);
+	assert_done(&z, -ETIMEDOUT);
+	assert_int_equal(fake_count, 3);
+	/* from another core, while this one is drained; with edges as without */
+	request_submit(&z, ch, BDEV_FLUSH, 0, 0, 0);
+	bdev_file_type.cancel(ch);
+	file->unsupported &= ~(1u << FILE_ZERO_RANGE);
+	request_submit(&y, ch, BDEV_WRITE_ZEROES, BDEV_NO_HOLE, 512, 4 * PAGE);
+	assert_done(&y, -ECANCELED);
+	request_submit(&y, ch, BDEV_WRITE_ZEROES, 0, 0, 4 * PAGE + 512);
+	assert_done(&y, -ECANCELED);
+	request_submit(&y, ch, BDEV_WRITE_ZEROES, BDEV_FUA, 512, 512);
+	assert_done(&y, -ECANCELED);
+	assert_int_equal(fake_count, 4);
+	fake_complete(3, 0);
+	assert_done(&z, 0);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
@@ -397,6 +425,7 @@ int main(void)
 		TEST(short_write_of_zeroes_is_continued),
 		TEST(abort_cancels_every_write),
 		TEST(draining_channel_stops_writing),
+		TEST(stopped_before_the_first_write),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
