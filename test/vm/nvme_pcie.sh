@@ -35,6 +35,23 @@ no_interrupts() {
 	done
 }
 
+# enters EXPORT: how often the reactor enters the kernel for 500 READs, one after the other
+enters() {
+	rpc framework_get_reactors >/tmp/before
+	pollux-perf "$(uri "$1")" --rw randread --bs 4k --iodepth 1 --requests 500 --size 4M --quiet >&2 || return 1
+	rpc framework_get_reactors >/tmp/after
+	for answer in /tmp/before /tmp/after; do
+		sed 's/.*"io_uring_enters": *\([0-9]*\).*/\1/' $answer
+	done | (read -r before && read -r after && echo $((after - before)))
+}
+
+# enters_no_more EXPORT THAN: a twentieth is for what the watch and the RPC themselves cost
+enters_no_more() {
+	enters_one=$(enters "$1") && enters_than=$(enters "$2") || return 1
+	echo "$1: $enters_one, $2: $enters_than"
+	[ "$enters_one" -ge 500 ] && [ $((enters_one * 20)) -le $((enters_than * 21)) ]
+}
+
 # by_pages: two exports without SGLs
 by_pages() {
 	works bdev_nvme_set_options '{"sgl":false,"timeout_us":40000000,"action_on_timeout":"reset"}' &&
@@ -106,12 +123,13 @@ copies one
 kill -9 $server
 wait $server
 need "after kill -9: pollux starts, polling" serve --poll --cores 0 "one=nvme:$pci0/n1" \
-	"large=nvme:$pci1/n1"
+	"large=nvme:$pci1/n1" null=null:64M
 rm -f /tmp/back
 check "after kill -9: copy out" nbdcopy "$(uri one)" /tmp/back
 check "after kill -9: the same" cmp -n 8388608 /tmp/image /tmp/back
 rm -f /tmp/back
 check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --size 4M
+check "a lone READ enters the kernel no more often than one of null" enters_no_more one null
 check "payloads by lists" tells '"sgl":true.*"sgl":true' bdev_nvme_get_controllers
 lengths one 50331648 512 131072
 lengths large 50331648 4096 524288
