@@ -49,6 +49,20 @@ rescanned() {
 	works bdev_nvme_rescan_controller '{"name":"Nvme0"}' && grep -q '"Nvme0n1", *"Nvme0n2"' /tmp/answer
 }
 
+# system_calls EXPORT: how many its core makes for 500 READs, one after the other
+system_calls() {
+	calls=/sys/kernel/tracing/events/raw_syscalls/sys_enter
+	[ -e $calls ] || mount -t tracefs tracefs /sys/kernel/tracing
+	for core in /proc/$server/task/*; do
+		! grep -q rte-worker "$core/comm" || break
+	done
+	hist="hist:keys=common_pid if common_pid == ${core##*/}"
+	echo "$hist" >$calls/trigger
+	pollux-perf "$(uri "$1")" --rw randread --requests 500 --iodepth 1 --quiet >/dev/null
+	sed -n 's/^ *Hits: *//p' $calls/hist
+	echo "!$hist" >$calls/trigger
+}
+
 # huge_pages_on NODE: of the target's memory
 huge_pages_on() {
 	grep ' huge ' /proc/$server/numa_maps | sed -n "s/.* N$1=\([0-9]*\).*/\1/p" |
@@ -80,9 +94,8 @@ check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 check "its namespaces are looked at" rescanned
 stop "attached"
-refuses "a namespace that is not there" timeout 60 pollux -r none -l unix://$sock --cores 0 \
-	"nvme:$pci0/n7"
-
+check "a namespace that is not there" refused 'has no namespace 7' "nvme:$pci0/n7"
+check "one of several" refused 'has several namespaces: say which one' "nvme:$pci0"
 check "no permission" refused_user 'no permission to open /dev/vfio/' unlimited "nvme:$pci0/n1"
 chown user "/dev/vfio/$(basename "$(readlink "/sys/bus/pci/devices/$pci0/iommu_group")")"
 check "no memory may be locked" refused_user 'RLIMIT_MEMLOCK.*ulimit -l' 8192 "nvme:$pci0/n1"
@@ -106,12 +119,16 @@ copies one
 kill -9 $server
 wait $server
 need "after kill -9: pollux starts, polling" serve --poll --cores 0 "one=nvme:$pci0/n1" \
-	"large=nvme:$pci1/n1"
+	"large=nvme:$pci1/n1" nothing=null:64M
 rm -f /tmp/back
 check "after kill -9: copy out" nbdcopy "$(uri one)" /tmp/back
 check "after kill -9: the same" cmp -n 8388608 /tmp/image /tmp/back
 rm -f /tmp/back
 check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --size 4M
+before=$(system_calls nothing)
+after=$(system_calls one)
+check "system calls are counted" test "$before" -ge 500
+check "the device costs none" not more $((before + before / 20)) "$after"
 check "payloads by lists" tells '"sgl":true.*"sgl":true' bdev_nvme_get_controllers
 lengths one 50331648 512 131072
 lengths large 50331648 4096 524288
