@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "app/pollux/nbd/zero_copy.h"
 #include "fake/reactor.h"
 #include "lib/base/compiler.h"
 
@@ -18,12 +20,25 @@ enum {
 	SEND_IOVS = 1024,
 	WOULD_BLOCK = 1 << 30,
 	SHOTS_A_ROUND = 3,  /* of a multishot receive, before anybody can stop it */
+	NOTIFICATION = 200, /* an opcode of this file's own */
+	PIN_ROUNDS = 3,
+	REFUSED_EACH = 11,  /* send without copying, of so many: no page may be pinned any more */
+	COPIED_EACH = 5,    /* notification, of so many */
 	SHOTS_A_FAMILY = 7, /* then the kernel ends it, as it does where completions pile up */
+};
+
+/* What the kernel needs until it says otherwise: the first piece, and that all can be read. */
+struct pin {
+	const struct iovec *iov;
+	unsigned count;
+	uint64_t first;
+	unsigned rounds; /* to wait */
 };
 
 struct operation {
 	struct io_uring_sqe sqe;
 	size_t sent; /* of a send that must be complete */
+	struct pin pin;
 };
 
 struct ring {
@@ -33,10 +48,10 @@ struct ring {
 	struct io_uring_buf_ring *provided;
 	unsigned mask;
 	uint16_t head; /* the next buffer to take */
-	unsigned shots;
+	unsigned shots, notifications, uncopied;
 };
 
-struct uring_caps reactor_caps = {.multishot_recv = true};
+struct uring_caps reactor_caps = {.multishot_recv = true, .send_zc = true, .send_zc_report = true};
 
 static struct ring rings[KERNEL_RINGS];
 static int failure;
@@ -67,6 +82,15 @@ int io_uring_register_buf_ring(struct io_uring *uring, struct io_uring_buf_reg *
 int usleep(useconds_t us)
 {
 	fake_pass();
+	return 0;
+}
+
+/* Every socket is one of TCP. */
+int getsockopt(int fd, int level, int name, void *value, socklen_t *bytes)
+{
+	if (level != SOL_SOCKET || name != SO_DOMAIN)
+		return syscall(SYS_getsockopt, fd, level, name, value, bytes);
+	*(int *)value = AF_INET;
 	return 0;
 }
 
@@ -117,7 +141,7 @@ static unsigned left_to_send(const struct operation *operation, struct iovec *io
 	unsigned count = 0, from_count = sqe->len;
 	struct iovec whole = {(void *)(uintptr_t)sqe->addr, sqe->len};
 	size_t skip = operation->sent;
-	if (sqe->opcode == IORING_OP_SENDMSG) {
+	if (sqe->opcode == IORING_OP_SENDMSG || sqe->opcode == IORING_OP_SENDMSG_ZC) {
 		const struct msghdr *message = (const void *)(uintptr_t)sqe->addr;
 		from = message->msg_iov;
 		from_count = message->msg_iovlen;
@@ -142,7 +166,8 @@ static int try_send(struct operation *operation)
 {
 	static struct iovec iov[SEND_IOVS];
 	const struct io_uring_sqe *sqe = &operation->sqe;
-	bool is_socket = sqe->opcode == IORING_OP_SEND || sqe->opcode == IORING_OP_SENDMSG;
+	bool is_socket = sqe->opcode == IORING_OP_SEND || sqe->opcode == IORING_OP_SENDMSG ||
+			 sqe->opcode == IORING_OP_SENDMSG_ZC;
 	bool whole = is_socket && (sqe->msg_flags & MSG_WAITALL) && !send_short;
 	for (;;) {
 		struct msghdr message = {.msg_iov = iov};
@@ -173,6 +198,7 @@ static int try(struct ring *ring, struct operation *operation, uint32_t *cqe_fla
 		return try_receive(ring, &operation->sqe, cqe_flags);
 	case IORING_OP_SEND:
 	case IORING_OP_SENDMSG:
+	case IORING_OP_SENDMSG_ZC:
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITEV:
 		return try_send(operation);
@@ -193,7 +219,8 @@ static bool take_out(struct ring *ring, uint64_t user_data, struct io_uring_sqe 
 {
 	for (unsigned i = 0; i < ring->count; i++) {
 		*sqe = ring->pending[i].sqe;
-		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || sqe->user_data != user_data)
+		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || sqe->opcode == NOTIFICATION ||
+		    sqe->user_data != user_data)
 			continue;
 		memmove(&ring->pending[i], &ring->pending[i + 1],
 			(--ring->count - i) * sizeof(ring->pending[0]));
@@ -254,6 +281,58 @@ static unsigned shoot(struct ring *ring, struct operation *operation)
 	return SHOTS_A_ROUND;
 }
 
+/* ---- Sending without copying ---- */
+
+/* Of the first piece, if that is a header: payload may be written to meanwhile. */
+static uint64_t first_bytes(const struct msghdr *message, const struct iovec *iov)
+{
+	const struct tx_batch *batch = container_of(message, struct tx_batch, message);
+	const uint8_t *at = iov->iov_base;
+	uint64_t bytes = 0;
+	if (at >= batch->headers && at < batch->headers + TX_BATCH_HEADER_BYTES)
+		memcpy(&bytes, at, MIN_OF(iov->iov_len, sizeof(bytes)));
+	return bytes;
+}
+
+/* Behind the send's own completion there comes another one. */
+static void pin(const struct operation *operation)
+{
+	struct operation notification = {.sqe = operation->sqe};
+	const struct msghdr *message = (const void *)(uintptr_t)operation->sqe.addr;
+	struct iovec *iov = malloc(message->msg_iovlen * sizeof(*iov));
+	if (!iov)
+		abort();
+	memcpy(iov, message->msg_iov, message->msg_iovlen * sizeof(*iov));
+	notification.sqe.opcode = NOTIFICATION;
+	notification.pin =
+		(struct pin){iov, message->msg_iovlen, first_bytes(message, iov), PIN_ROUNDS};
+	keep(&notification);
+}
+
+/* Nobody may have taken away, or begun anew, what it was to send. */
+static unsigned notify(struct ring *ring, struct operation *operation)
+{
+	struct pin *pin = &operation->pin;
+	volatile uint8_t seen;
+	if (pin->rounds--) {
+		keep(operation);
+		return 1;
+	}
+	for (unsigned i = 0; i < pin->count; i++) {
+		const uint8_t *bytes = pin->iov[i].iov_base;
+		for (size_t at = 0; at < pin->iov[i].iov_len; at += 512)
+			seen = bytes[at];
+	}
+	(void)seen;
+	if (first_bytes((const void *)(uintptr_t)operation->sqe.addr, pin->iov) != pin->first)
+		abort();
+	free((void *)pin->iov);
+	bool copied = ++ring->notifications % COPIED_EACH == 0;
+	complete(&operation->sqe, copied ? (int)IORING_NOTIF_USAGE_ZC_COPIED : 0,
+		 IORING_CQE_F_NOTIF);
+	return 1;
+}
+
 /* One round over what was in flight when it began. */
 static unsigned run(struct poller *poller)
 {
@@ -264,8 +343,15 @@ static unsigned run(struct poller *poller)
 	ring->count = 0;
 	for (unsigned i = 0; i < count; i++) {
 		uint32_t cqe_flags = 0;
+		if (taken[i].sqe.opcode == NOTIFICATION) {
+			done += notify(ring, &taken[i]);
+			continue;
+		}
+		bool uncopied = taken[i].sqe.opcode == IORING_OP_SENDMSG_ZC;
 		int result = failure;
 		failure = 0;
+		if (uncopied && ++ring->uncopied % REFUSED_EACH == 0)
+			result = -ENOBUFS;
 		if (!result && taken[i].sqe.opcode == IORING_OP_RECV &&
 		    taken[i].sqe.ioprio & IORING_RECV_MULTISHOT) {
 			done += shoot(ring, &taken[i]);
@@ -278,6 +364,10 @@ static unsigned run(struct poller *poller)
 			continue;
 		}
 		done++;
+		if (uncopied && result != -ENOBUFS) {
+			pin(&taken[i]);
+			cqe_flags = IORING_CQE_F_MORE;
+		}
 		complete(&taken[i].sqe, result, cqe_flags);
 	}
 	return done;
