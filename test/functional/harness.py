@@ -374,8 +374,16 @@ class TargetTest(unittest.TestCase):
 
     def wait_idle(self, target, connections=0, seconds=20):
         """Until no more than that many connections are left."""
-        wait_for(lambda: len(target.rpc("connection_get_connections")) <= connections, seconds,
-                 f"connections to fall to {connections}")
+        left = []
+
+        def few():
+            left[:] = target.rpc("connection_get_connections")
+            return len(left) <= connections
+
+        try:
+            wait_for(few, seconds, f"connections to fall to {connections}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {left}") from error
 
 
 def disk_directory():

@@ -3,6 +3,7 @@
 
 import random
 import socket
+import struct
 
 import harness
 import rawnbd
@@ -57,6 +58,18 @@ class Receiving(harness.TargetTest):
             self.assertEqual(len(client.receive_until_closed()), 64 * 16)
         with target.connect() as client:
             self.assertEqual(client.read(0, 64 * 4096), b"".join(blocks))
+
+    def test_ends_together_with_the_last_bytes(self):
+        """A request and the end in one go: the kernel may wake the target once for both."""
+        target = self.start("malloc:1M", tcp=True)
+        for number in range(300):
+            client = target.connect()
+            client.read(0, 512)
+            if number % 2:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.send(request_bytes(CMD_WRITE, 0, 4096, payload=bytes(number % 4096)))
+            client.sock.close()
+        self.wait_idle(target, 0)
 
     def test_ways(self):
         for way in ("auto", "single"):

@@ -405,6 +405,7 @@ void connection_watch_all(struct nbd_core *core)
 	bool waited_for = !TAILQ_EMPTY(&core->blocked);
 	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
 		next = TAILQ_NEXT(conn, link);
+		receive_look(conn);
 		if (waited_for && is_stalled(conn, core->reactor->now))
 			connection_kill(conn, "it stands still while others wait for its memory");
 		else if (is_lingering_too_long(conn, core->reactor->now))

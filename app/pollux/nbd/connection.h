@@ -68,6 +68,7 @@ struct connection {
 	bool is_socket;
 	bool receiving;	  /* the receive operation is in flight */
 	bool multishot;	  /* it goes on by itself, */
+	bool looked_at;	  /* it has missed nothing since its last bytes */
 	bool stopping;	  /* or was asked to end */
 	bool blocked;	  /* in core->blocked */
 	bool starved;	  /* out of credits: goes on when replies have been sent */
@@ -92,6 +93,7 @@ struct connection {
 	uint32_t filling_reserved; /* of core->filling_bytes */
 	bool filling_direct;	   /* the receive operation fills it */
 	uint32_t single_left;	   /* receives to come before the next multishot one */
+	uint64_t stopping_since;   /* pass of the reactor */
 	/* bytes received and not yet taken, while blocked; malloc'ed */
 	uint8_t *spill;
 	uint32_t spill_at, spill_bytes;
@@ -199,6 +201,8 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags);
 void receive_take(struct connection *conn, const uint8_t *bytes, size_t count);
 /* Tries again what was kept back, and goes on receiving. */
 void receive_resume(struct connection *conn);
+/* Now and then: goes on with what a receive in flight has missed. */
+void receive_look(struct connection *conn);
 /* Nobody wants what was kept back any more. */
 void receive_drop_kept(struct connection *conn);
 
