@@ -34,31 +34,26 @@ taken_when_stuck() {
 }
 
 pcie_namespaces() {
-	under_load two "a namespace is detached under load" nvme-detach "$helper" detach 2 0
+	under_load two one "a namespace is detached under load" nvme-detach "$helper" detach 2 0
 	check "its bdev is gone" until_true 20 gone Nvme0n2
-	goes_on one
-	goes_on large
 	check "it is attached to the controller again" nvme-detach "$helper" attach 2 0
 	exports_again two Nvme0n2
 }
 
 pcie_controllers() {
-	under_load one "a controller is detached under load" works bdev_nvme_detach_controller \
+	under_load one large "a controller is detached under load" works bdev_nvme_detach_controller \
 		'{"name":"Nvme0"}'
 	check "its bdevs are gone" gone Nvme0
-	goes_on large
 	check "the controller is attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 	exports_again one Nvme0n1
-	under_load one "the kernel takes a device under load" unbind "$pci0"
+	under_load one large "the kernel takes a device under load" unbind "$pci0"
 	check "its bdevs are gone, too" until_true 20 gone Nvme0
-	goes_on large
 	check "vfio-pci gets it back" give "$pci0" vfio-pci
 	check "it is attached once more" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 	exports_again one Nvme0n1
-	under_load large "a device is unplugged under load" monitor "device_del nvme1"
+	under_load large one "a device is unplugged under load" monitor "device_del nvme1"
 	check "it has left" until_true 60 not test -e "/sys/bus/pci/devices/$pci1"
 	check "so have its bdevs" until_true 20 gone Nvme1
-	goes_on one
 	check "what is gone is not attached" says 'no such PCI device' bdev_nvme_attach_controller \
 		"$(attach Nvme1 "$pci1")"
 }
@@ -123,32 +118,39 @@ rescan() {
 	echo 1 >"/sys/class/nvme/${disk0#/dev/}/rescan_controller"
 }
 
+# find_second: where the second namespace is; not as before if the kernel has not quite let go of that
+find_second() {
+	for second in "/sys/class/nvme/${disk0#/dev/}/${disk0#/dev/}"n*; do
+		grep -qx 2 "$second/nsid" || continue
+		second=${ng0}n${second##*n}
+		[ -c "$second" ]
+		return
+	done
+	return 1
+}
+
 pass_namespaces() {
-	under_load second "a namespace is detached under load" nvme-detach "$disk0" detach 2 0
+	under_load second small "a namespace is detached under load" nvme-detach "$disk0" detach 2 0
 	check "its bdev is gone" until_true 20 gone Nvme1n2
-	goes_on small
-	goes_on large
 	rescan # by itself it overlooks a change that follows another one at once
 	check "the kernel sees that it is gone" until_true 60 not test -e "${ng0}n2"
 	check "it is attached to the controller again" nvme-detach "$disk0" attach 2 0
 	rescan
-	check "the kernel has it back" until_true 60 test -c "${ng0}n2" -a -b "${disk0}n2"
-	check "it is attached again" works bdev_nvme_attach_controller "$(attach Second "${ng0}n2")"
+	check "the kernel has it back" until_true 60 find_second
+	check "it is attached again" works bdev_nvme_attach_controller "$(attach Second "$second")"
 	exports_again second Secondn2
 }
 
 pass_controllers() {
-	under_load second "a controller is detached under load" works bdev_nvme_detach_controller \
+	under_load second large "a controller is detached under load" works bdev_nvme_detach_controller \
 		'{"name":"Second"}'
 	check "its bdevs are gone" gone Second
-	goes_on large
 	check "the controller is attached again" works bdev_nvme_attach_controller \
-		"$(attach Second "${ng0}n2")"
+		"$(attach Second "$second")"
 	exports_again second Secondn2
-	under_load large "a device is unplugged under load" monitor "device_del nvme1"
+	under_load large small "a device is unplugged under load" monitor "device_del nvme1"
 	check "it has left" until_true 60 not test -e "${ng1}n1"
 	check "so have its bdevs" until_true 20 gone Nvme2
-	goes_on small
 	check "what is gone is not attached" says "there is no ${ng1}n1.*modprobe nvme" \
 		bdev_nvme_attach_controller "$(attach Large "${ng1}n1")"
 }
@@ -207,7 +209,7 @@ pass_sizes() {
 	check "what has come is of use" qemu_io sized -c 'write -P 7 47M 64k' -c 'read -P 7 47M 64k'
 	check "it shrinks under load" beyond_the_end
 	check "what is left is of use" verified sized --bs 4k --requests 100 --size 8M
-	under_load sized "it is disabled under load" sh -c \
+	under_load sized small "it is disabled under load" sh -c \
 		"echo 0 >$target/subsystems/sized/namespaces/1/enable"
 	check "its bdev is gone, too" until_true 20 gone Sized
 	goes_on small
