@@ -52,6 +52,8 @@ static const char help[] =
 	"6.9)\n"
 	"      --receive WAY     auto, or single: a receive operation for each time, for "
 	"comparison\n"
+	"      --zerocopy-threshold SIZE  replies of so many bytes are sent without copying them:\n"
+	"                        for real network cards (default 0: never)\n"
 	"      --read-only       serve every SPEC read-only\n"
 	"      --memory SIZE     I/O buffers of all cores together (default 64M a core)\n"
 	"      --max-connections N    (default 65536)\n"
@@ -73,6 +75,7 @@ enum {
 	OPT_IDLE_POLL,
 	OPT_BUSY_POLL,
 	OPT_RECEIVE,
+	OPT_ZEROCOPY_THRESHOLD,
 	OPT_READ_ONLY,
 	OPT_MEMORY,
 	OPT_MAX_CONNECTIONS,
@@ -100,6 +103,7 @@ static const struct option long_options[] = {
 	{"idle-poll", required_argument, NULL, OPT_IDLE_POLL},
 	{"busy-poll", required_argument, NULL, OPT_BUSY_POLL},
 	{"receive", required_argument, NULL, OPT_RECEIVE},
+	{"zerocopy-threshold", required_argument, NULL, OPT_ZEROCOPY_THRESHOLD},
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"memory", required_argument, NULL, OPT_MEMORY},
 	{"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
@@ -167,6 +171,17 @@ static bool add_listen(struct options *options, const char *uri)
 }
 
 enum { TLS_NOT_SAID = -1 };
+
+static bool parse_threshold(const char *text)
+{
+	if (strcmp(text, "0") && (size_parse(text, &nbd_settings.zero_copy_bytes) ||
+				  nbd_settings.zero_copy_bytes > 1ull << 30)) {
+		fprintf(stderr, "pollux: --zerocopy-threshold takes a size up to 1G, not '%s'\n",
+			text);
+		return false;
+	}
+	return true;
+}
 
 static bool parse_receive(const char *text)
 {
@@ -241,6 +256,8 @@ static bool take_option(int option, const char *value, struct options *options)
 		return parse_number("busy-poll", value, 0, 1000000, &options->busy_poll_us);
 	case OPT_RECEIVE:
 		return parse_receive(value);
+	case OPT_ZEROCOPY_THRESHOLD:
+		return parse_threshold(value);
 	case OPT_READ_ONLY:
 		options->read_only = true;
 		return true;

@@ -351,11 +351,14 @@ static void doubt(struct nvme_namespace *ns, struct nvme_channel *nc)
 	control_send(look_again, ns);
 }
 
-/* A namespace that was detached from the controller makes its id an invalid field (Base 3.2.1). */
+/*
+ * A namespace that was detached from the controller makes its id an invalid field (Base 3.2.1); beyond
+ * the end of one that has shrunk some targets find the capacity exceeded (Linux's).
+ */
 static bool casts_doubt(int code)
 {
 	return code == NVME_SC_LBA_OUT_OF_RANGE || code == NVME_SC_INVALID_NAMESPACE ||
-	       code == NVME_SC_INVALID_FIELD;
+	       code == NVME_SC_INVALID_FIELD || code == NVME_SC_CAPACITY_EXCEEDED;
 }
 
 static void failed(struct nvme_io *nio, struct nvme_command *command, struct nvme_channel *nc,

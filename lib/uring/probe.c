@@ -42,6 +42,22 @@ static void explain(int error, char *why, size_t why_bytes)
 	}
 }
 
+/* A send that tells whether the kernel has copied after all: a flag that it may not know. */
+static bool reports_use(struct io_uring *ring)
+{
+	enum { REPORT_USAGE = 1 << 3 }; /* IORING_SEND_ZC_REPORT_USAGE, younger than liburing 2.3 */
+	struct msghdr message = {0};
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	io_uring_prep_sendmsg_zc(sqe, -1, &message, 0);
+	sqe->ioprio |= REPORT_USAGE;
+	if (io_uring_submit(ring) != 1 || io_uring_wait_cqe(ring, &cqe))
+		return false;
+	bool known = cqe->res != -EINVAL; /* -EBADF */
+	io_uring_cqe_seen(ring, cqe);
+	return known;
+}
+
 int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes)
 {
 	memset(caps, 0, sizeof(*caps));
@@ -57,7 +73,8 @@ int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes)
 	}
 	struct io_uring_probe *probe = io_uring_get_probe_ring(&ring);
 	if (probe) {
-		caps->send_zc = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
+		caps->send_zc = io_uring_opcode_supported(probe, IORING_OP_SENDMSG_ZC);
+		caps->send_zc_report = caps->send_zc && reports_use(&ring);
 		caps->uring_cmd = io_uring_opcode_supported(probe, IORING_OP_URING_CMD);
 		io_uring_free_probe(probe);
 	}

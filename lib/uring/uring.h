@@ -31,7 +31,8 @@ struct uring_caps {
 	bool sparse_files;	/* IORING_REGISTER_FILES2 with IORING_RSRC_REGISTER_SPARSE, 5.19 */
 	bool sparse_buffers;	/* IORING_REGISTER_BUFFERS2, the same */
 	bool fixed_buffers;	/* RLIMIT_MEMLOCK lets buffers be registered */
-	bool send_zc;		/* IORING_OP_SEND_ZC, 6.0 */
+	bool send_zc;		/* IORING_OP_SENDMSG_ZC, 6.1 */
+	bool send_zc_report;	/* IORING_SEND_ZC_REPORT_USAGE, 6.2 */
 	bool uring_cmd;		/* IORING_OP_URING_CMD, 5.19 */
 };
 

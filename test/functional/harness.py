@@ -201,6 +201,14 @@ class Target:
     def signal(self, number):
         os.kill(self.pid, number)
 
+    def is_stopped(self):
+        """By SIGSTOP, every thread of it."""
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            with open(f"/proc/{self.pid}/task/{thread}/stat", encoding="ascii") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] != "T":
+                    return False
+        return True
+
     def kill(self):
         if self.alive():
             self.process.kill()
@@ -374,8 +382,16 @@ class TargetTest(unittest.TestCase):
 
     def wait_idle(self, target, connections=0, seconds=20):
         """Until no more than that many connections are left."""
-        wait_for(lambda: len(target.rpc("connection_get_connections")) <= connections, seconds,
-                 f"connections to fall to {connections}")
+        left = []
+
+        def few():
+            left[:] = target.rpc("connection_get_connections")
+            return len(left) <= connections
+
+        try:
+            wait_for(few, seconds, f"connections to fall to {connections}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {left}") from error
 
 
 def disk_directory():

@@ -71,7 +71,9 @@ class Refusals(CommandLine):
         for args in (["--bogus"], ["-Z"], ["--listen"], ["--cores"], ["--memory", "x"],
                      ["--log-level", "shouting"], ["--handshake-timeout", "x"], ["--poll=3"],
                      ["--busy-poll"], ["--busy-poll", "-1"], ["--busy-poll", "1000001"],
-                     ["--receive"], ["--receive", "twice"]):
+                     ["--receive"], ["--receive", "twice"],
+                     ["--zerocopy-threshold"], ["--zerocopy-threshold", "x"],
+                     ["--zerocopy-threshold", "2G"]):
             with self.subTest(args=args):
                 self.refused(*args, listen=False)
 

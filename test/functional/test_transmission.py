@@ -2,7 +2,9 @@
 """Transmission with simple replies: commands, refusals, pipelines, large requests, DISC."""
 
 import random
+import signal
 import socket
+import struct
 
 import harness
 import rawnbd
@@ -58,11 +60,84 @@ class Receiving(harness.TargetTest):
         with target.connect() as client:
             self.assertEqual(client.read(0, 64 * 4096), b"".join(blocks))
 
+    def test_ends_together_with_the_last_bytes(self):
+        """A request and the end while the target sleeps: the kernel may tell of both as of one."""
+        target = self.start("malloc:1M", tcp=True)
+        for ending in ("orderly", "reset", "half"):
+            for payload in (0, 100, 4096):
+                client = target.connect()
+                client.read(0, 512)
+                if ending == "reset":
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                           struct.pack("ii", 1, 0))
+                target.signal(signal.SIGSTOP)
+                harness.wait_for(target.is_stopped, 20, "that all threads have stopped")
+                client.send(request_bytes(CMD_WRITE, 0, 4096, payload=bytes(payload)))
+                if ending == "half":
+                    client.sock.shutdown(socket.SHUT_WR)
+                else:
+                    client.sock.close()
+                target.signal(signal.SIGCONT)
+                self.wait_idle(target, 0)
+                client.sock.close()
+
     def test_ways(self):
         for way in ("auto", "single"):
             for backing in ("malloc", "file"):
                 with self.subTest(way=way, backing=backing):
                     self.check(way, backing)
+
+
+class ZeroCopy(harness.TargetTest):
+    """Replies from where they lie. Loopback copies them, and says so: then it is left at that."""
+
+    def zero_copy(self, target):
+        connection, = target.rpc("connection_get_connections")
+        return connection.get("zerocopy", {"sends": 0, "copied": 0})
+
+    def check_replies(self, target, client, data):
+        rng = random.Random(17)
+        for _ in range(20):
+            offsets = [rng.randrange(0, len(data) - 64 * KIB) for _ in range(16)]
+            client.reads.update({cookie: 64 * KIB for cookie in range(16)})
+            client.send(b"".join(request_bytes(CMD_READ, offset, 64 * KIB, cookie=cookie)
+                                 for cookie, offset in enumerate(offsets)))
+            for _ in offsets:
+                cookie, error, got = client.reply()
+                self.assertEqual((error, got), (0, data[offsets[cookie]:][:64 * KIB]))
+        return self.zero_copy(target)
+
+    def test_replies(self):
+        data = random.Random(16).randbytes(4 * MIB)
+        for spec in (f"malloc:{4 * MIB}", self.make_file(4 * MIB)):
+            with self.subTest(spec=spec):
+                target = self.start(spec, tcp=True, args=["--zerocopy-threshold", "32K"])
+                with target.connect() as client:
+                    client.write(0, data)
+                    self.assertEqual(self.zero_copy(target)["sends"], 0)  # small replies
+                    first = self.check_replies(target, client, data)
+                    self.assertGreater(first["sends"], 0)
+                    if not first["copied"]:
+                        continue  # a kernel that does not tell
+                    self.assertEqual(self.check_replies(target, client, data), first)
+
+    def test_clients_that_go(self):
+        """Gone with replies under way: nothing is kept of them."""
+        target = self.start(f"malloc:{4 * MIB}", tcp=True, args=["--zerocopy-threshold", "32K"])
+        for _ in range(20):
+            client = target.connect()
+            client.send(b"".join(request_bytes(CMD_READ, 0, MIB, cookie=cookie)
+                                 for cookie in range(64)))
+            client.sock.close()
+        harness.wait_for(lambda: not target.rpc("connection_get_connections"),
+                         harness.STOP_SECONDS, "the end of all connections")
+
+    def test_elsewhere(self):
+        """What has no card below it is sent as ever."""
+        target = self.start(f"malloc:{4 * MIB}", args=["--zerocopy-threshold", "32K"])
+        with target.connect() as client:
+            self.assertEqual(client.read(0, MIB), bytes(MIB))
+            self.assertEqual(self.zero_copy(target)["sends"], 0)
 
 
 class Commands(MatrixTest):

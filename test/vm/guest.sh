@@ -36,13 +36,20 @@ not() {
 	! "$@"
 }
 
-# until_true SECONDS COMMAND...: tries until it succeeds
+# uptime: whole seconds
+uptime() {
+	read -r uptime _ </proc/uptime
+	echo "${uptime%%.*}"
+}
+
+# until_true SECONDS COMMAND...: tries until it succeeds, at least ten times
 until_true() {
-	until_left=$(($1 * 5))
+	until_end=$(($(uptime) + $1))
+	until_tries=10
 	shift
 	until "$@" >/dev/null 2>&1; do
-		until_left=$((until_left - 1))
-		[ $until_left -gt 0 ] || return 1
+		until_tries=$((until_tries - 1))
+		[ $until_tries -gt 0 ] || [ "$(uptime)" -le $until_end ] || return 1
 		sleep 0.2
 	done
 }
@@ -85,10 +92,11 @@ give() {
 sock=/tmp/nbd.sock
 rpc_sock=/tmp/rpc.sock
 
-# serve OPTIONS AND SPECS
+# serve OPTIONS AND SPECS; by $as another user
+as=
 serve() {
 	rm -f $sock $rpc_sock
-	pollux --memory 32M -r $rpc_sock -l unix://$sock "$@" >>/tmp/pollux.log 2>&1 &
+	$as pollux --memory 32M -r $rpc_sock -l unix://$sock "$@" >>/tmp/pollux.log 2>&1 &
 	server=$!
 	until_true 60 test -S $rpc_sock && until_true 60 test -S $sock
 }
@@ -160,9 +168,13 @@ copies() {
 	rm -f /tmp/back
 }
 
-# attach NAME ADDRESS: what bdev_nvme_attach_controller is given for a controller in user space
+# attach NAME ADDRESS: what bdev_nvme_attach_controller is given
 attach() {
-	echo "{\"name\":\"$1\",\"trtype\":\"PCIe\",\"traddr\":\"$2\"}"
+	case $2 in
+	/*) attach=passthrough ;;
+	*) attach=PCIe ;;
+	esac
+	echo "{\"name\":\"$1\",\"trtype\":\"$attach\",\"traddr\":\"$2\"}"
 }
 
 # gone NAME: no bdev is called so
@@ -182,13 +194,31 @@ lasting() {
 	rm -f /tmp/seen
 }
 
+# sums EXPORT OFFSET: 4 MiB with checksums go there and come back. sums_lasting() looks at them again
+sums() {
+	check "$1: fio, verified" fio --name=sums --ioengine=nbd --uri="$(uri "$1")" --iodepth=16 \
+		--rw=randwrite --bs=16k --offset="$2" --size=4M --verify=crc32c --verify_fatal=1
+}
+
+# sums_lasting EXPORT OFFSET DISK: the kernel's driver reads the same
+sums_lasting() {
+	check "$1: fio, verified by the kernel" fio --name=sums --ioengine=psync --filename="$3" --direct=1 \
+		--rw=randwrite --bs=16k --offset="$2" --size=4M --verify=crc32c --verify_fatal=1 --verify_only
+}
+
+# is_loaded EXPORT: some requests have been answered
+is_loaded() {
+	tells '"requests":[0-9]\{3\}' connection_get_connections "{\"export\":\"$1\"}"
+}
+
 # load EXPORT [OPTIONS]: requests until load_ends(); returns when some have been answered
 load() {
 	load_of=$1
 	shift
-	pollux-perf "$(uri "$load_of")" --rw randrw --iodepth 16 --quiet --time 200 "$@" >/tmp/load.log 2>&1 &
+	[ $# -gt 0 ] || set -- --rw randrw
+	pollux-perf "$(uri "$load_of")" --iodepth 16 --quiet --time 200 "$@" >/tmp/load.log 2>&1 &
 	load=$!
-	until_true 60 tells '"requests":[0-9]\{3\}' connection_get_connections "{\"export\":\"$load_of\"}"
+	until_true 60 is_loaded "$load_of"
 }
 
 # load_ends: within a minute, since the target has told it of an error
@@ -199,14 +229,30 @@ load_ends() {
 	[ $? = 2 ]
 }
 
-# under_load EXPORT WHAT COMMAND...: happens while there is load, whose client is told
+# unharmed: the verified load beside has gone on; it ends
+unharmed() {
+	kill $beside
+	wait $beside
+	unharmed=$?
+	cat /tmp/beside.log
+	[ $unharmed = 0 ]
+}
+
+# under_load EXPORT OTHER WHAT COMMAND...: happens while there is load on both; the export's client is
+# told, the other one's has right data
 under_load() {
 	under_load_of=$1
-	under_load=$2
-	shift
+	under_load_other=$2
+	under_load=$3
+	shift 2
 	check "$under_load_of is under load" load "$under_load_of"
+	pollux-perf "$(uri "$under_load_other")" --rw randrw --verify --quiet --iodepth 4 --size 1M --time 200 \
+		>/tmp/beside.log 2>&1 &
+	beside=$!
+	until_true 60 is_loaded "$under_load_other"
 	check "$@"
 	check "$under_load: the client is told" load_ends
+	check "$under_load: $under_load_other goes on" unharmed
 }
 
 # goes_on EXPORT: right data, to the last request
@@ -221,15 +267,22 @@ exports_again() {
 	goes_on "$1"
 }
 
+# refused WORDS SPEC: pollux does not start with it, and says why
+refused() {
+	$as timeout 60 pollux --memory 32M -r none -l unix:///tmp/refused.sock --cores 0 "$2" \
+		>/tmp/answer 2>&1 && return 1
+	cat /tmp/answer
+	grep -q "$1" /tmp/answer
+}
+
+as_user='setpriv --reuid user --regid user --clear-groups'
 # refused_user WORDS LIMIT SPEC: an ordinary user, with so much memory that may be locked, is told why not
 refused_user() {
 	(
 		ulimit -l "$2"
-		setpriv --reuid user --regid user --clear-groups timeout 60 pollux --memory 32M -r none \
-			-l unix:///tmp/user.sock --cores 0 "$3"
-	) >/tmp/answer 2>&1 && return 1
-	cat /tmp/answer
-	grep -q "$1" /tmp/answer
+		as=$as_user
+		refused "$1" "$3"
+	)
 }
 
 # ---- The end ----

@@ -146,11 +146,11 @@ class Machine:
         self.devices.append(f"/dev/vd{chr(ord('a') + number)}")
 
     def add_net(self, options):
-        self.modules += ["virtio_pci", "virtio_net"]
+        self.modules += ["vmxnet3"] if options.nic == "vmxnet3" else ["virtio_pci", "virtio_net"]
         network = "user,id=net0,restrict=on"
         network += "".join(f",hostfwd={rule}" for rule in options.hostfwd)
         network += "".join(f",guestfwd={rule}" for rule in options.guestfwd)
-        self.arguments += ["-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile="]
+        self.arguments += ["-netdev", network, "-device", f"{options.nic},netdev=net0,romfile="]
         self.devices.append("/sys/class/net/eth0")
 
     def add_monitor(self):

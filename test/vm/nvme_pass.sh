@@ -9,8 +9,7 @@
 mode=$1
 # unwanted WORDS PATH: attaching it is refused in these words
 unwanted() {
-	says "$1" bdev_nvme_attach_controller \
-		"{\"name\":\"X\",\"trtype\":\"passthrough\",\"traddr\":\"$2\"}"
+	says "$1" bdev_nvme_attach_controller "$(attach X "$2")"
 }
 
 # Odd places and lengths, FUA, zeroes and holes, behind what copies() has written.
@@ -59,8 +58,7 @@ if [ "$mode" = polled ]; then
 	mount -t ext4 /dev/nvme1n1 /mnt
 	check "a disk that is mounted" unwanted 'mounted or in use' /dev/ng1n1
 	umount /mnt
-	check "not mounted any more" works bdev_nvme_attach_controller \
-		'{"name":"Nvme7","trtype":"passthrough","traddr":"/dev/nvme1n1"}'
+	check "not mounted any more" works bdev_nvme_attach_controller "$(attach Nvme7 /dev/nvme1n1)"
 	refuses "nobody mounts it meanwhile" mount -t ext4 /dev/nvme1n1 /mnt
 	check "its health" tells temperature_celsius bdev_nvme_get_controller_health_info \
 		'{"name":"Nvme7"}'
@@ -77,7 +75,7 @@ if [ "$mode" = interrupts ]; then
 	refuses "vfio-pci does not take a device" give "$metadata" vfio-pci
 	need "pollux starts" serve --cores 0 null:1M
 	check "there is no IOMMU" says 'there is no IOMMU.*intel_iommu=on' bdev_nvme_attach_controller \
-		"{\"name\":\"X\",\"trtype\":\"PCIe\",\"traddr\":\"$metadata\"}"
+		"$(attach X "$metadata")"
 	stop "no IOMMU"
 fi
 
@@ -102,6 +100,8 @@ else
 fi
 commands small
 commands large
+sums small 25165824
+sums large 25165824
 check "no error was counted" tells '"generic":0' bdev_get_iostat '{"name":"Nvme0n1"}'
 check "an idle target sleeps: under 0.2 s in 2" idle_ticks
 if [ "$mode" = polled ]; then
@@ -111,6 +111,8 @@ fi
 stop data
 kernel_sees /dev/nvme0n1
 kernel_sees /dev/nvme1n1
+sums_lasting small 25165824 /dev/nvme0n1
+sums_lasting large 25165824 /dev/nvme1n1
 if [ "$mode" = polled ]; then
 	lasting small 20971520 /dev/nvme0n1
 	lasting large 20971520 /dev/nvme1n1

@@ -35,6 +35,27 @@ no_interrupts() {
 	done
 }
 
+# enters EXPORT: how many system calls the reactor makes for 500 READs, one after the other, says the kernel
+enters() {
+	calls=/sys/kernel/tracing/events/raw_syscalls/sys_enter
+	[ -e $calls ] || mount -t tracefs tracefs /sys/kernel/tracing
+	for thread in /proc/$server/task/*; do
+		! grep -q rte-worker "$thread/comm" || break
+	done
+	hist="hist:keys=common_pid if common_pid == ${thread##*/}"
+	echo "$hist" >$calls/trigger
+	pollux-perf "$(uri "$1")" --rw randread --bs 4k --iodepth 1 --requests 500 --size 4M --quiet >&2 || return 1
+	sed -n 's/^ *Hits: *//p' $calls/hist
+	echo "!$hist" >$calls/trigger
+}
+
+# enters_no_more EXPORT THAN: a twentieth is for what the watch costs
+enters_no_more() {
+	enters_one=$(enters "$1") && enters_than=$(enters "$2") || return 1
+	echo "$1: $enters_one, $2: $enters_than"
+	[ "$enters_one" -ge 500 ] && [ $((enters_one * 20)) -le $((enters_than * 21)) ]
+}
+
 # by_pages: two exports without SGLs
 by_pages() {
 	works bdev_nvme_set_options '{"sgl":false,"timeout_us":40000000,"action_on_timeout":"reset"}' &&
@@ -80,9 +101,8 @@ check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 check "its namespaces are looked at" rescanned
 stop "attached"
-refuses "a namespace that is not there" timeout 60 pollux -r none -l unix://$sock --cores 0 \
-	"nvme:$pci0/n7"
-
+check "a namespace that is not there" refused 'has no namespace 7' "nvme:$pci0/n7"
+check "one of several" refused 'has several namespaces: say which one' "nvme:$pci0"
 check "no permission" refused_user 'no permission to open /dev/vfio/' unlimited "nvme:$pci0/n1"
 chown user "/dev/vfio/$(basename "$(readlink "/sys/bus/pci/devices/$pci0/iommu_group")")"
 check "no memory may be locked" refused_user 'RLIMIT_MEMLOCK.*ulimit -l' 8192 "nvme:$pci0/n1"
@@ -106,15 +126,18 @@ copies one
 kill -9 $server
 wait $server
 need "after kill -9: pollux starts, polling" serve --poll --cores 0 "one=nvme:$pci0/n1" \
-	"large=nvme:$pci1/n1"
+	"large=nvme:$pci1/n1" null=null:64M
 rm -f /tmp/back
 check "after kill -9: copy out" nbdcopy "$(uri one)" /tmp/back
 check "after kill -9: the same" cmp -n 8388608 /tmp/image /tmp/back
 rm -f /tmp/back
 check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --size 4M
+check "a lone READ enters the kernel no more often than one of null" enters_no_more one null
 check "payloads by lists" tells '"sgl":true.*"sgl":true' bdev_nvme_get_controllers
 lengths one 50331648 512 131072
 lengths large 50331648 4096 524288
+sums one 58720256
+sums large 58720256
 stop polling
 need "pollux starts without controllers" serve --cores 0 null:1M
 need "payloads by pages" by_pages
@@ -134,6 +157,8 @@ lasting one 50331648 /dev/nvme0n1
 lasting large 50331648 /dev/nvme1n1
 lasting pages 54525952 /dev/nvme0n1
 lasting large-pages 54525952 /dev/nvme1n1
+sums_lasting one 58720256 /dev/nvme0n1
+sums_lasting large 58720256 /dev/nvme1n1
 
 check "the IOMMU has nothing to complain of" no_dma_fault
 check "no sanitizer has a complaint" no_sanitizer

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "app/pollux/nbd/kernel_tls.h"
+#include "app/pollux/nbd/zero_copy.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/tls/credentials.h"
@@ -85,6 +86,7 @@ struct connection *connection_open(struct nbd_core *core, const struct connectio
 	snprintf(conn->peer, sizeof(conn->peer), "%s", options->peer);
 	conn->is_socket = is_socket(conn->rx_fd) && is_socket(conn->tx_fd);
 	tune_tcp(conn->tx_fd);
+	zero_copy_init(conn);
 	if (negotiate_begin(conn))
 		goto refuse;
 	TAILQ_INSERT_TAIL(&core->connections, conn, link);
@@ -239,6 +241,7 @@ void connection_kill(struct connection *conn, const char *reason)
 	else
 		for (unsigned i = 0; i < 2; i++)
 			cancel(conn, i ? &conn->receive_op : &conn->send_op);
+	zero_copy_abort(conn);
 	drop_input(conn);
 	transmit_drop(conn);
 	if (conn->big || conn->big_first)
@@ -313,7 +316,7 @@ static void connection_free(struct connection *conn)
 void connection_check(struct connection *conn)
 {
 	reactor_assert_owner(conn->core->reactor);
-	bool quiet = !conn->inflight && !conn->sending;
+	bool quiet = !conn->inflight && !conn->sending && !conn->pins;
 	if (conn->state == CONN_FINISHING && quiet && !conn->batches && !conn->handshake_out_bytes)
 		linger(conn);
 	if (conn->state == CONN_DEAD && quiet && !conn->receiving && !conn->flush.queued)
@@ -325,7 +328,7 @@ void connection_check(struct connection *conn)
 /* A client that takes or sends nothing while it holds buffers that others wait for. */
 static bool is_stalled(const struct connection *conn, uint64_t now)
 {
-	bool sends = conn->sending && conn->batches && conn->batches->holding;
+	bool sends = conn->pins || (conn->sending && conn->batches && conn->batches->holding);
 	return (sends && now - conn->send_started > stall_ticks()) ||
 	       (conn->filling && now - conn->received_at > stall_ticks());
 }
@@ -333,7 +336,7 @@ static bool is_stalled(const struct connection *conn, uint64_t now)
 /* One that is to end, and takes neither its last replies nor its leave. */
 static bool is_lingering_too_long(const struct connection *conn, uint64_t now)
 {
-	return conn->state == CONN_FINISHING && conn->sending &&
+	return conn->state == CONN_FINISHING && (conn->sending || conn->pins) &&
 	       now - conn->send_started > stall_ticks();
 }
 
@@ -402,6 +405,7 @@ void connection_watch_all(struct nbd_core *core)
 	bool waited_for = !TAILQ_EMPTY(&core->blocked);
 	for (conn = TAILQ_FIRST(&core->connections); conn; conn = next) {
 		next = TAILQ_NEXT(conn, link);
+		receive_look(conn);
 		if (waited_for && is_stalled(conn, core->reactor->now))
 			connection_kill(conn, "it stands still while others wait for its memory");
 		else if (is_lingering_too_long(conn, core->reactor->now))

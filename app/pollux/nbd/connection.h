@@ -3,12 +3,13 @@
  * connection: one NBD client. Its state machine and what the files of this folder share:
  * connection.c (life), negotiate.c (handshake), receive.c (bytes to requests), command.c,
  * large_read.c and write.c (requests to the bdev), status.c (BLOCK_STATUS), transmit.c (replies to
- * bytes), secure.c (TLS below all of these), kernel_tls.c (the same, with records by the kernel).
+ * bytes), zero_copy.c (without copying them), secure.c (TLS below all of these), kernel_tls.c (the
+ * same, with records by the kernel).
  * Owned by one net reactor from the hand-over of its socket to its end; all functions run there.
  *
- * What keeps a connection alive: operations of the ring on its socket (receiving, sending),
- * requests in flight, and the waiting for its timers. It may begin to end in any state at any byte;
- * it is freed when the last of these has gone.
+ * What keeps a connection alive: operations of the ring on its socket (receiving, sending, what the
+ * kernel still sends from), requests in flight, and the waiting for its timers. It may begin to end
+ * in any state at any byte; it is freed when the last of these has gone.
  */
 #ifndef POLLUX_APP_NBD_CONNECTION_H
 #define POLLUX_APP_NBD_CONNECTION_H
@@ -45,6 +46,11 @@ struct tx_batch {
 	size_t bytes;		 /* of the message */
 	unsigned credits;	 /* requests of the connection that end when this is sent */
 	struct request *holding; /* slots whose buffer or loan the batch sends from */
+	/* sent without copying: */
+	struct uring_op op;
+	struct connection *conn;
+	unsigned pins; /* sends of it that the kernel has not done with */
+	bool sent;     /* in conn->pinned */
 	struct iovec iov[TX_BATCH_IOVS];
 	uint8_t headers[TX_BATCH_HEADER_BYTES];
 };
@@ -62,6 +68,7 @@ struct connection {
 	bool is_socket;
 	bool receiving;	  /* the receive operation is in flight */
 	bool multishot;	  /* it goes on by itself, */
+	bool looked_at;	  /* it has missed nothing since its last bytes */
 	bool stopping;	  /* or was asked to end */
 	bool blocked;	  /* in core->blocked */
 	bool starved;	  /* out of credits: goes on when replies have been sent */
@@ -86,6 +93,7 @@ struct connection {
 	uint32_t filling_reserved; /* of core->filling_bytes */
 	bool filling_direct;	   /* the receive operation fills it */
 	uint32_t single_left;	   /* receives to come before the next multishot one */
+	uint64_t stopping_since;   /* pass of the reactor */
 	/* bytes received and not yet taken, while blocked; malloc'ed */
 	uint8_t *spill;
 	uint32_t spill_at, spill_bytes;
@@ -98,6 +106,10 @@ struct connection {
 	struct deferred flush;
 	bool sending;
 	struct tx_batch *batches, *last_batch; /* the first may be being sent */
+	bool zero_copy;			       /* large ones are sent from where they lie */
+	unsigned pins;			       /* of all batches */
+	struct tx_batch *pinned;	       /* sent, and still needed by the kernel */
+	uint64_t zero_copy_sends, zero_copy_copied;
 	/* large READs in parts: one at a time; in simple mode it alone may send once its header is
 	 * out */
 	struct request *big, *big_first, **big_last;
@@ -189,6 +201,8 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags);
 void receive_take(struct connection *conn, const uint8_t *bytes, size_t count);
 /* Tries again what was kept back, and goes on receiving. */
 void receive_resume(struct connection *conn);
+/* Now and then: goes on with what a receive in flight has missed. */
+void receive_look(struct connection *conn);
 /* Nobody wants what was kept back any more. */
 void receive_drop_kept(struct connection *conn);
 
@@ -254,8 +268,11 @@ void transmit_read_end(struct connection *conn, struct request *read);
 void transmit_left_read_end(struct connection *conn, struct request *read);
 void transmit_run(struct deferred *deferred);
 void transmit_done(struct uring_op *op, int result, uint32_t cqe_flags);
-/* The first batch is over: what it holds is given back. */
+/* The first batch is over: what it holds is given back, at once or when the kernel needs it no
+ * more. */
 void transmit_pop(struct connection *conn);
+/* Gives back what the batch holds, and the batch. */
+void transmit_retire(struct connection *conn, struct tx_batch *batch);
 /* The client takes nothing any more; what it has sent before is still carried out. */
 void transmit_mute(struct connection *conn);
 /* Gives back everything that waits to be sent. */

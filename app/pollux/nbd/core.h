@@ -29,6 +29,7 @@ struct nbd_settings {
 	uint32_t max_connections;  /* of the process */
 	uint32_t max_requests;	   /* in flight, of a connection */
 	enum receive_way receive;
+	uint64_t zero_copy_bytes; /* batches of so many are sent without copying; 0: none */
 	struct nbd_server_config protocol;
 };
 

@@ -272,6 +272,11 @@ static json_t *describe(const struct connection *conn)
 		json_object_set_new(object, "export", json_string(conn->export->name));
 		json_object_set_new(object, "replies", json_string(modes[conn->limits.mode]));
 	}
+	if (conn->zero_copy_sends)
+		json_object_set_new(object, "zerocopy",
+				    json_pack("{s:I, s:I}", "sends",
+					      (json_int_t)conn->zero_copy_sends, "copied",
+					      (json_int_t)conn->zero_copy_copied));
 	if (conn->tls || conn->kernel_tls)
 		json_object_set_new(object, "tls", describe_tls(conn));
 	return object;

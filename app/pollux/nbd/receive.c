@@ -12,6 +12,8 @@
 
 #include "app/pollux/nbd/connection.h"
 #include "app/pollux/nbd/kernel_tls.h"
+#include "lib/base/clock.h"
+#include "lib/base/counter.h"
 #include "lib/base/log.h"
 
 enum {
@@ -21,6 +23,7 @@ enum {
 	 * has so many of those before the next.
 	 */
 	SINGLE_AFTER_STOP = 1000,
+	SILENCE_US = 50000,
 	/*
 	 * What one multishot receive can bring before it is stopped: all buffers of the ring. When
 	 * a core's connections keep as much back, none of them has one until it is half of that.
@@ -51,11 +54,32 @@ static bool goes_on_by_itself(struct connection *conn)
 	return false;
 }
 
+/* Nothing more is to be received for now, or elsewhere. */
+static void stop_multishot(struct connection *conn, uint32_t single_receives)
+{
+	uint64_t pass = counter_read(&conn->core->reactor->stats.loops);
+	conn->single_left = single_receives;
+	/* one that was just about to receive is not found, and goes on: it is looked for again */
+	if (conn->stopping && pass - conn->stopping_since < 2)
+		return;
+	conn->stopping = true;
+	conn->stopping_since = pass;
+	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
+	io_uring_prep_cancel(sqe, &conn->receive_op, 0);
+	uring_set_op(sqe, NULL);
+}
+
 void receive_arm(struct connection *conn)
 {
 	reactor_assert_owner(conn->core->reactor);
-	if (conn->receiving || conn->state == CONN_DEAD || conn->end_of_file)
+	if (conn->state == CONN_DEAD || conn->end_of_file)
 		return;
+	if (conn->receiving) {
+		/* the client's end is waited for: see receive_look() */
+		if (conn->multishot && conn->state == CONN_FINISHING)
+			stop_multishot(conn, SINGLE_AFTER_STOP);
+		return;
+	}
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	conn->filling_direct = wants_direct(conn);
 	conn->multishot = !conn->filling_direct && goes_on_by_itself(conn);
@@ -81,18 +105,6 @@ void receive_arm(struct connection *conn)
 		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
 	uring_set_op(sqe, &conn->receive_op);
 	conn->receiving = true;
-}
-
-/* Nothing more is to be received for now, or elsewhere. */
-static void stop_multishot(struct connection *conn)
-{
-	conn->single_left = SINGLE_AFTER_STOP;
-	if (conn->stopping)
-		return;
-	conn->stopping = true;
-	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
-	io_uring_prep_cancel(sqe, &conn->receive_op, 0);
-	uring_set_op(sqe, NULL);
 }
 
 static uint32_t credit_limit(const struct connection *conn)
@@ -212,8 +224,8 @@ static void go_on(struct connection *conn)
 /* A multishot receive is in flight: may it stay? */
 static void stay(struct connection *conn)
 {
-	if (unlikely(must_wait(conn) || wants_direct(conn)))
-		stop_multishot(conn);
+	if (unlikely(must_wait(conn) || wants_direct(conn) || conn->state == CONN_FINISHING))
+		stop_multishot(conn, SINGLE_AFTER_STOP);
 }
 
 /* Each connection could bring so much that it can not take: from now on one buffer at a time. */
@@ -223,7 +235,7 @@ static void kept_too_much(struct nbd_core *core)
 	core->kept_too_much = true;
 	TAILQ_FOREACH (conn, &core->connections, link) {
 		if (conn->receiving && conn->multishot)
-			stop_multishot(conn);
+			stop_multishot(conn, SINGLE_AFTER_STOP);
 	}
 }
 
@@ -350,6 +362,7 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		return;
 	}
 	conn->received_at = core->reactor->now;
+	conn->looked_at = false;
 	conn->bytes_in += result;
 	if (conn->filling_direct && conn->filling) {
 		conn->filling_have += result;
@@ -370,4 +383,20 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 		stay(conn);
 	else
 		go_on(conn);
+}
+
+/*
+ * A multishot receive may miss the end of the stream, or a reset, that comes close behind the last
+ * bytes, and wait for ever (seen with Linux 6.18, resets by the thousand). So a connection that has
+ * fallen silent is looked at, once; a new receive finds what this one has missed.
+ */
+void receive_look(struct connection *conn)
+{
+	char byte;
+	if (!conn->receiving || !conn->multishot || conn->looked_at ||
+	    conn->core->reactor->now - conn->received_at < clock_us_to_ticks(SILENCE_US))
+		return;
+	conn->looked_at = true;
+	if (recv(conn->rx_fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+		stop_multishot(conn, 1);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "app/pollux/nbd/connection.h"
+#include "app/pollux/nbd/zero_copy.h"
 #include "lib/base/log.h"
 
 /* ---- Batches ---- */
@@ -32,6 +33,8 @@ static struct tx_batch *make_batch(struct connection *conn)
 	batch->bytes = 0;
 	batch->credits = 0;
 	batch->holding = NULL;
+	batch->pins = 0;
+	batch->sent = false;
 	if (conn->last_batch)
 		conn->last_batch->next = batch;
 	else
@@ -408,6 +411,12 @@ void transmit_left_read_end(struct connection *conn, struct request *read)
 static void submit(struct connection *conn)
 {
 	struct tx_batch *batch = conn->batches;
+	conn->sending = true;
+	conn->send_started = conn->core->reactor->now;
+	if (zero_copy_suits(conn, batch)) {
+		zero_copy_submit(conn, batch);
+		return;
+	}
 	struct io_uring_sqe *sqe = uring_get_sqe(&conn->core->reactor->uring);
 	if (likely(conn->is_socket))
 		io_uring_prep_sendmsg(sqe, conn->tx_fd, &batch->message, conn->send_flags);
@@ -415,8 +424,6 @@ static void submit(struct connection *conn)
 		io_uring_prep_writev(sqe, conn->tx_fd, batch->message.msg_iov,
 				     batch->message.msg_iovlen, -1);
 	uring_set_op(sqe, &conn->send_op);
-	conn->sending = true;
-	conn->send_started = conn->core->reactor->now;
 }
 
 void transmit_run(struct deferred *deferred)
@@ -444,7 +451,7 @@ void transmit_run(struct deferred *deferred)
 }
 
 /* The batch has been sent, or never will be. */
-static void retire(struct connection *conn, struct tx_batch *batch)
+void transmit_retire(struct connection *conn, struct tx_batch *batch)
 {
 	struct request *request = batch->holding;
 	while (request) {
@@ -464,7 +471,15 @@ void transmit_pop(struct connection *conn)
 	conn->batches = batch->next;
 	if (!conn->batches)
 		conn->last_batch = NULL;
-	retire(conn, batch);
+	if (likely(!batch->pins)) {
+		transmit_retire(conn, batch);
+		return;
+	}
+	unsigned credits = batch->credits;
+	batch->credits = 0;
+	zero_copy_keep(conn, batch);
+	if (credits)
+		connection_credit(conn, credits);
 }
 
 /* Moves the message on by what was sent. True if all of it was. */
@@ -524,7 +539,7 @@ void transmit_drop(struct connection *conn)
 		kept->next = NULL;
 	while (batch) {
 		struct tx_batch *next = batch->next;
-		retire(conn, batch);
+		transmit_retire(conn, batch);
 		batch = next;
 	}
 	struct request *held = conn->held_first;

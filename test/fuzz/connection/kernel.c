@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "app/pollux/nbd/zero_copy.h"
 #include "fake/reactor.h"
 #include "lib/base/compiler.h"
 
@@ -18,12 +20,27 @@ enum {
 	SEND_IOVS = 1024,
 	WOULD_BLOCK = 1 << 30,
 	SHOTS_A_ROUND = 3,  /* of a multishot receive, before anybody can stop it */
+	NOTIFICATION = 200, /* an opcode of this file's own */
+	PIN_ROUNDS = 3,
+	REFUSED_EACH = 11,  /* send without copying, of so many: no page may be pinned any more */
+	MISSED_EACH = 4,    /* cancellation of a receive, of so many: it was just about to run */
+	COPIED_EACH = 5,    /* notification, of so many */
 	SHOTS_A_FAMILY = 7, /* then the kernel ends it, as it does where completions pile up */
+};
+
+/* What the kernel needs until it says otherwise: the first piece, and that all can be read. */
+struct pin {
+	const struct iovec *iov;
+	unsigned count;
+	uint64_t first;
+	unsigned rounds; /* to wait */
 };
 
 struct operation {
 	struct io_uring_sqe sqe;
 	size_t sent; /* of a send that must be complete */
+	bool deaf;   /* a multishot receive that has missed the end */
+	struct pin pin;
 };
 
 struct ring {
@@ -33,10 +50,10 @@ struct ring {
 	struct io_uring_buf_ring *provided;
 	unsigned mask;
 	uint16_t head; /* the next buffer to take */
-	unsigned shots;
+	unsigned shots, notifications, uncopied, cancellations;
 };
 
-struct uring_caps reactor_caps = {.multishot_recv = true};
+struct uring_caps reactor_caps = {.multishot_recv = true, .send_zc = true, .send_zc_report = true};
 
 static struct ring rings[KERNEL_RINGS];
 static int failure;
@@ -67,6 +84,24 @@ int io_uring_register_buf_ring(struct io_uring *uring, struct io_uring_buf_reg *
 int usleep(useconds_t us)
 {
 	fake_pass();
+	return 0;
+}
+
+/* An event of its own: nobody stays deaf to it. */
+int shutdown(int fd, int how)
+{
+	for (unsigned i = 0; i < KERNEL_RINGS; i++)
+		for (unsigned j = 0; j < rings[i].count; j++)
+			rings[i].pending[j].deaf &= rings[i].pending[j].sqe.fd != fd;
+	return syscall(SYS_shutdown, fd, how);
+}
+
+/* Every socket is one of TCP. */
+int getsockopt(int fd, int level, int name, void *value, socklen_t *bytes)
+{
+	if (level != SOL_SOCKET || name != SO_DOMAIN)
+		return syscall(SYS_getsockopt, fd, level, name, value, bytes);
+	*(int *)value = AF_INET;
 	return 0;
 }
 
@@ -117,7 +152,7 @@ static unsigned left_to_send(const struct operation *operation, struct iovec *io
 	unsigned count = 0, from_count = sqe->len;
 	struct iovec whole = {(void *)(uintptr_t)sqe->addr, sqe->len};
 	size_t skip = operation->sent;
-	if (sqe->opcode == IORING_OP_SENDMSG) {
+	if (sqe->opcode == IORING_OP_SENDMSG || sqe->opcode == IORING_OP_SENDMSG_ZC) {
 		const struct msghdr *message = (const void *)(uintptr_t)sqe->addr;
 		from = message->msg_iov;
 		from_count = message->msg_iovlen;
@@ -142,7 +177,8 @@ static int try_send(struct operation *operation)
 {
 	static struct iovec iov[SEND_IOVS];
 	const struct io_uring_sqe *sqe = &operation->sqe;
-	bool is_socket = sqe->opcode == IORING_OP_SEND || sqe->opcode == IORING_OP_SENDMSG;
+	bool is_socket = sqe->opcode == IORING_OP_SEND || sqe->opcode == IORING_OP_SENDMSG ||
+			 sqe->opcode == IORING_OP_SENDMSG_ZC;
 	bool whole = is_socket && (sqe->msg_flags & MSG_WAITALL) && !send_short;
 	for (;;) {
 		struct msghdr message = {.msg_iov = iov};
@@ -173,6 +209,7 @@ static int try(struct ring *ring, struct operation *operation, uint32_t *cqe_fla
 		return try_receive(ring, &operation->sqe, cqe_flags);
 	case IORING_OP_SEND:
 	case IORING_OP_SENDMSG:
+	case IORING_OP_SENDMSG_ZC:
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITEV:
 		return try_send(operation);
@@ -193,7 +230,8 @@ static bool take_out(struct ring *ring, uint64_t user_data, struct io_uring_sqe 
 {
 	for (unsigned i = 0; i < ring->count; i++) {
 		*sqe = ring->pending[i].sqe;
-		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || sqe->user_data != user_data)
+		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || sqe->opcode == NOTIFICATION ||
+		    sqe->user_data != user_data)
 			continue;
 		memmove(&ring->pending[i], &ring->pending[i + 1],
 			(--ring->count - i) * sizeof(ring->pending[0]));
@@ -202,10 +240,22 @@ static bool take_out(struct ring *ring, uint64_t user_data, struct io_uring_sqe 
 	return false;
 }
 
+static bool is_multishot(const struct ring *ring, uint64_t user_data)
+{
+	for (unsigned i = 0; i < ring->count; i++) {
+		const struct io_uring_sqe *sqe = &ring->pending[i].sqe;
+		if (sqe->opcode == IORING_OP_RECV && sqe->user_data == user_data)
+			return sqe->ioprio & IORING_RECV_MULTISHOT;
+	}
+	return false;
+}
+
 /* What a cancellation names, if it is in flight. */
 static void cancel(struct ring *ring, uint64_t user_data)
 {
 	struct io_uring_sqe found;
+	if (++ring->cancellations % MISSED_EACH == 0 && is_multishot(ring, user_data))
+		return;
 	if (take_out(ring, user_data, &found))
 		complete(&found, -ECANCELED, 0);
 }
@@ -233,12 +283,28 @@ static void keep(const struct operation *operation)
 	*container_of(uring_get_sqe(&reactor_self->uring), struct operation, sqe) = *operation;
 }
 
+static bool has_ended(int fd)
+{
+	char byte;
+	return recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+/* As Linux does where the last bytes and the end come together. */
+static void make_deaf(struct ring *ring, uint64_t user_data)
+{
+	for (unsigned i = 0; i < ring->count; i++)
+		if (ring->pending[i].sqe.user_data == user_data)
+			ring->pending[i].deaf = true;
+}
+
 /* A multishot receive: completions until nothing is there, or it ends. Returns how many. */
 static unsigned shoot(struct ring *ring, struct operation *operation)
 {
 	const struct io_uring_sqe sqe = operation->sqe;
 	struct io_uring_sqe ended;
 	keep(operation);
+	if (operation->deaf)
+		return 0;
 	for (unsigned done = 0; done < SHOTS_A_ROUND; done++) {
 		uint32_t cqe_flags = 0;
 		int result = try_receive(ring, &sqe, &cqe_flags);
@@ -247,11 +313,65 @@ static unsigned shoot(struct ring *ring, struct operation *operation)
 		bool goes_on = result > 0 && ++ring->shots % SHOTS_A_FAMILY;
 		if (!goes_on)
 			take_out(ring, sqe.user_data, &ended);
+		else if (has_ended(sqe.fd))
+			make_deaf(ring, sqe.user_data);
 		complete(&sqe, result, cqe_flags | (goes_on ? IORING_CQE_F_MORE : 0));
-		if (!goes_on)
+		if (!goes_on || has_ended(sqe.fd))
 			return done + 1;
 	}
 	return SHOTS_A_ROUND;
+}
+
+/* ---- Sending without copying ---- */
+
+/* Of the first piece, if that is a header: payload may be written to meanwhile. */
+static uint64_t first_bytes(const struct msghdr *message, const struct iovec *iov)
+{
+	const struct tx_batch *batch = container_of(message, struct tx_batch, message);
+	const uint8_t *at = iov->iov_base;
+	uint64_t bytes = 0;
+	if (at >= batch->headers && at < batch->headers + TX_BATCH_HEADER_BYTES)
+		memcpy(&bytes, at, MIN_OF(iov->iov_len, sizeof(bytes)));
+	return bytes;
+}
+
+/* Behind the send's own completion there comes another one. */
+static void pin(const struct operation *operation)
+{
+	struct operation notification = {.sqe = operation->sqe};
+	const struct msghdr *message = (const void *)(uintptr_t)operation->sqe.addr;
+	struct iovec *iov = malloc(message->msg_iovlen * sizeof(*iov));
+	if (!iov)
+		abort();
+	memcpy(iov, message->msg_iov, message->msg_iovlen * sizeof(*iov));
+	notification.sqe.opcode = NOTIFICATION;
+	notification.pin =
+		(struct pin){iov, message->msg_iovlen, first_bytes(message, iov), PIN_ROUNDS};
+	keep(&notification);
+}
+
+/* Nobody may have taken away, or begun anew, what it was to send. */
+static unsigned notify(struct ring *ring, struct operation *operation)
+{
+	struct pin *pin = &operation->pin;
+	volatile uint8_t seen;
+	if (pin->rounds--) {
+		keep(operation);
+		return 1;
+	}
+	for (unsigned i = 0; i < pin->count; i++) {
+		const uint8_t *bytes = pin->iov[i].iov_base;
+		for (size_t at = 0; at < pin->iov[i].iov_len; at += 512)
+			seen = bytes[at];
+	}
+	(void)seen;
+	if (first_bytes((const void *)(uintptr_t)operation->sqe.addr, pin->iov) != pin->first)
+		abort();
+	free((void *)pin->iov);
+	bool copied = ++ring->notifications % COPIED_EACH == 0;
+	complete(&operation->sqe, copied ? (int)IORING_NOTIF_USAGE_ZC_COPIED : 0,
+		 IORING_CQE_F_NOTIF);
+	return 1;
 }
 
 /* One round over what was in flight when it began. */
@@ -264,8 +384,15 @@ static unsigned run(struct poller *poller)
 	ring->count = 0;
 	for (unsigned i = 0; i < count; i++) {
 		uint32_t cqe_flags = 0;
+		if (taken[i].sqe.opcode == NOTIFICATION) {
+			done += notify(ring, &taken[i]);
+			continue;
+		}
+		bool uncopied = taken[i].sqe.opcode == IORING_OP_SENDMSG_ZC;
 		int result = failure;
 		failure = 0;
+		if (uncopied && ++ring->uncopied % REFUSED_EACH == 0)
+			result = -ENOBUFS;
 		if (!result && taken[i].sqe.opcode == IORING_OP_RECV &&
 		    taken[i].sqe.ioprio & IORING_RECV_MULTISHOT) {
 			done += shoot(ring, &taken[i]);
@@ -278,6 +405,10 @@ static unsigned run(struct poller *poller)
 			continue;
 		}
 		done++;
+		if (uncopied && result != -ENOBUFS) {
+			pin(&taken[i]);
+			cqe_flags = IORING_CQE_F_MORE;
+		}
 		complete(&taken[i].sqe, result, cqe_flags);
 	}
 	return done;

@@ -17,7 +17,13 @@
 #include "test/fuzz/connection/kernel.h"
 #include "test/fuzz/connection/slow.h"
 
-enum { SCARCE_BUFFERS_MOST = 4096, HANDSHAKE_MS = 10000, LEFT_SLOTS = 3, LEFT_BYTES = 160 << 10 };
+enum {
+	SCARCE_BUFFERS_MOST = 4096,
+	HANDSHAKE_MS = 10000,
+	ZERO_COPY_BYTES = 2048,
+	LEFT_SLOTS = 3,
+	LEFT_BYTES = 160 << 10,
+};
 
 struct access *world_access[WORLD_TLS_RULES];
 
@@ -114,6 +120,7 @@ void world_start(void)
 	reactors[1]->roles = REACTOR_NET;
 	kernel_start();
 	nbd_settings.handshake_timeout_ms = HANDSHAKE_MS;
+	nbd_settings.zero_copy_bytes = ZERO_COPY_BYTES;
 	must(!nbd_cores_start());
 	fake_settle();
 	make_exports();

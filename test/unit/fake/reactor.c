@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/counter.h"
 
 struct call {
 	void (*fn)(void *arg);
@@ -238,6 +239,7 @@ bool fake_pass(void)
 		struct poller *poller, *next;
 		reactor_self = reactor;
 		reactor->now = now;
+		counter_add(&reactor->stats.loops, 1);
 		any |= run_calls(&container_of(reactor, struct fake, reactor)->calls);
 		for (poller = TAILQ_FIRST(&reactor->pollers); poller; poller = next) {
 			next = TAILQ_NEXT(poller, link);

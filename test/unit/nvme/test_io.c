@@ -430,6 +430,11 @@ static void test_statuses(void **state)
 	one_status(NVME_SC_INVALID_FIELD, -EIO, 1); /* one that was detached */
 	fake_settle();
 	assert_int_equal(doubts, 2);
+	fake_tick_us(NVME_DOUBT_US);
+	fake_pass();
+	one_status(NVME_SC_CAPACITY_EXCEEDED, -ENOSPC, 1);
+	fake_settle();
+	assert_int_equal(doubts, 3);
 	assert_true(ns->errors[0].by_type[NVME_SCT_MEDIA] > 0);
 	assert_int_equal(ns->errors[0].no_status, 1);
 	assert_int_equal(ns->errors[0].retries, 2 * NVME_RETRIES_MAX);
