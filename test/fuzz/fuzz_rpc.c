@@ -83,12 +83,12 @@ static const struct rpc_table tables[] = {{methods, 3}, {NULL, 0}};
 static void collect(void *arg, const char *bytes, size_t count)
 {
 	struct client *client = arg;
+	if (!count)
+		return;
 	json_t *value = json_loadb(bytes, count, 0, NULL);
 	if (!value || bytes[count - 1] != '\n')
 		abort();
 	json_decref(value);
-	if (!count)
-		return;
 	client->sent = realloc(client->sent, client->sent_bytes + count);
 	memcpy(client->sent + client->sent_bytes, bytes, count);
 	client->sent_bytes += count;
