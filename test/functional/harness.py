@@ -201,6 +201,14 @@ class Target:
     def signal(self, number):
         os.kill(self.pid, number)
 
+    def is_stopped(self):
+        """By SIGSTOP, every thread of it."""
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            with open(f"/proc/{self.pid}/task/{thread}/stat", encoding="ascii") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] != "T":
+                    return False
+        return True
+
     def kill(self):
         if self.alive():
             self.process.kill()

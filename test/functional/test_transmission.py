@@ -2,6 +2,7 @@
 """Transmission with simple replies: commands, refusals, pipelines, large requests, DISC."""
 
 import random
+import signal
 import socket
 import struct
 
@@ -60,16 +61,25 @@ class Receiving(harness.TargetTest):
             self.assertEqual(client.read(0, 64 * 4096), b"".join(blocks))
 
     def test_ends_together_with_the_last_bytes(self):
-        """A request and the end in one go: the kernel may wake the target once for both."""
+        """A request and the end while the target sleeps: the kernel may tell of both as of one."""
         target = self.start("malloc:1M", tcp=True)
-        for number in range(300):
-            client = target.connect()
-            client.read(0, 512)
-            if number % 2:
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.send(request_bytes(CMD_WRITE, 0, 4096, payload=bytes(number % 4096)))
-            client.sock.close()
-        self.wait_idle(target, 0)
+        for ending in ("orderly", "reset", "half"):
+            for payload in (0, 100, 4096):
+                client = target.connect()
+                client.read(0, 512)
+                if ending == "reset":
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                           struct.pack("ii", 1, 0))
+                target.signal(signal.SIGSTOP)
+                harness.wait_for(target.is_stopped, 20, "that all threads have stopped")
+                client.send(request_bytes(CMD_WRITE, 0, 4096, payload=bytes(payload)))
+                if ending == "half":
+                    client.sock.shutdown(socket.SHUT_WR)
+                else:
+                    client.sock.close()
+                target.signal(signal.SIGCONT)
+                self.wait_idle(target, 0)
+                client.sock.close()
 
     def test_ways(self):
         for way in ("auto", "single"):

@@ -386,9 +386,9 @@ void receive_done(struct uring_op *op, int result, uint32_t cqe_flags)
 }
 
 /*
- * A multishot receive may miss the end of the stream, or a reset, that came together with the last
- * bytes: Linux takes both events for one, reads the bytes, and waits for a third. So a connection
- * that has fallen silent is looked at, once; a new receive finds what this one has missed.
+ * A multishot receive may miss the end of the stream, or a reset, that comes close behind the last
+ * bytes, and wait for ever (seen with Linux 6.18, resets by the thousand). So a connection that has
+ * fallen silent is looked at, once; a new receive finds what this one has missed.
  */
 void receive_look(struct connection *conn)
 {
