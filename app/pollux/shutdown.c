@@ -101,7 +101,10 @@ static void listener_gone(void *arg)
 
 static void kick(struct control_timer *timer)
 {
-	log_warning("pollux", "clients that have not taken their replies are cut off");
+	if (atomic_load(&nbd_connection_count))
+		log_warning("pollux", "clients that have not taken their replies are cut off");
+	else
+		log_warning("pollux", "a device takes long to finish its work: it is waited for");
 	control_for_each_reactor(REACTOR_NET, kill_here, nothing, NULL);
 	control_arm_timer(&state.watchdog, WATCHDOG_AFTER_KICK_US);
 }

@@ -323,6 +323,20 @@ class Delays(FaultTest):
         with open(path, "rb") as file:
             self.assertEqual(file.read(32768), b"T" * 32768)
 
+    def test_stop_tells_what_it_waits_for(self):
+        """A device that is slow to sync is not blamed on clients, of whom there are none."""
+        target = self.start(args=["--shutdown-timeout", "100"])
+        target.rpc("bdev_malloc_create", name="slow", num_blocks=8, block_size=512)
+        target.rpc("bdev_delay_create", base_bdev_name="slow", name="ds", avg_read_latency=0,
+                   p99_read_latency=0, avg_write_latency=500000, p99_write_latency=500000)
+        target.rpc("export_create", name="ds", bdev="ds")
+        with target.connect("ds") as client:
+            client.call(CMD_WRITE, 0, 512, payload=b"s" * 512)
+        self.wait_idle(target)
+        target.stop()
+        self.assertIn("a device takes long", target.log())
+        self.assertNotIn("cut off", target.log())
+
     def test_drain_waits_for_what_is_in_flight(self):
         with self.target.connect("d") as client:
             for number in range(4):

@@ -22,12 +22,23 @@ unbind() {
 }
 
 # ---- In user space ----
-# taken_when_stuck: what is in flight is answered before the device goes; only that is sent
-taken_when_stuck() {
+# stuck: sixteen requests are with the slow device; only they are sent
+stuck() {
 	pollux-perf "$(uri slow)" --rw read --requests 16 --iodepth 16 --quiet >/tmp/load.log 2>&1 &
 	load=$!
-	until_true 60 tells '"inflight":16' connection_get_connections '{"export":"slow"}' || return 1
-	unbind "$pci2" || return 1
+	until_true 60 tells '"inflight":16' connection_get_connections '{"export":"slow"}'
+}
+
+# detached_when_stuck: the RPC comes to an end, and so does the client
+detached_when_stuck() {
+	stuck && works bdev_nvme_detach_controller '{"name":"Slow"}' || return 1
+	wait $load
+	[ $? = 2 ]
+}
+
+# taken_when_stuck: what is in flight is answered before the device goes
+taken_when_stuck() {
+	stuck && unbind "$pci2" || return 1
 	wait $load
 	cat /tmp/load.log
 	grep -q '^errors: 16$' /tmp/load.log && ! grep -q 'requests waited' /tmp/load.log
@@ -65,6 +76,9 @@ pcie_slow() {
 	check "it was aborted" tells '"timeouts":1' bdev_nvme_get_controllers
 	check "the controller was reset" until_true 30 tells '"state":"live".*"resets":1' \
 		bdev_nvme_get_controllers
+	check "it is detached while commands are stuck" detached_when_stuck
+	check "and attached again" works bdev_nvme_attach_controller "$(attach Slow "$pci2")"
+	check "without a time-out" works export_create '{"name":"slow","bdev":"Slown1"}'
 	check "the kernel takes it while commands are stuck" taken_when_stuck
 	goes_on one
 }
