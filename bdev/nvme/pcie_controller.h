@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "bdev/nvme/pcie_queue.h"
+#include "lib/base/log_limit.h"
 
 enum {
 	PCIE_ADMIN_ENTRIES = 32,
@@ -54,9 +55,9 @@ struct pcie_event {
 	enum pcie_event_state state; /* under the lock, as is result */
 	uint32_t result;
 	/* the worker's while `reading`, else the control thread's */
-	bool fresh; /* told, status and page are of an event */
+	bool fresh;    /* told, status and page are of an event */
 	uint32_t told; /* its result */
-	int status; /* of the reading */
+	int status;    /* of the reading */
 	uint32_t page[PCIE_ADMIN_DATA_BYTES / sizeof(uint32_t)];
 	/* the control thread's */
 	bool reading;
@@ -91,7 +92,8 @@ struct pcie_controller {
 	bool remove_wanted; /* it was asked for during a reset */
 	int reset_error;    /* of the worker */
 	uint64_t resets;
-	bool aborting; /* the first of `aborts` is a worker's */
+	struct log_limit late; /* lines about commands that take too long */
+	bool aborting;	       /* the first of `aborts` is a worker's */
 	STAILQ_HEAD(, pcie_alarm_call) aborts;
 	_Atomic unsigned pending; /* messages and work that name this controller */
 };
@@ -108,9 +110,9 @@ struct pcie_admin_memory {
 /* ---- pcie_controller.c: on a worker ---- */
 
 /*
- * registers, dma, backend, options and base.address are set. Resets and enables it, identifies it into
- * base.identify, creates an I/O queue for each reactor with the storage role. 0, or -errno and a
- * sentence; what was made is undone then.
+ * registers, dma, backend, options and base.address are set. Resets and enables it, identifies it
+ * into base.identify, creates an I/O queue for each reactor with the storage role. 0, or -errno and
+ * a sentence; what was made is undone then.
  */
 int pcie_controller_start(struct pcie_controller *controller, char why[NVME_WHY_BYTES]);
 /* Every namespace, by nvme_namespace_add(). 0, or -errno and a sentence: there is none to serve. */
@@ -141,7 +143,8 @@ int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe 
 int pcie_make_queues(struct pcie_controller *controller);
 
 /* ---- pcie_events.c ---- */
-/* With the lock held: the device is asked to tell of what changes. 0, or -errno: it does not work. */
+/* With the lock held: the device is asked to tell of what changes. 0, or -errno: it does not work.
+ */
 int pcie_events_begin(struct pcie_controller *controller);
 /* With the lock held: whether this admin completion is of an event. */
 bool pcie_event_take(struct pcie_controller *controller, const struct nvme_cqe *cqe);

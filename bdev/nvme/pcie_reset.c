@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "bdev/nvme/pcie_controller.h"
+#include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -243,6 +244,20 @@ static void abort_next(struct pcie_controller *controller)
 
 /* ---- Alarms ---- */
 
+static void tell_late(const struct pcie_alarm_call *call, const char *then)
+{
+	struct pcie_controller *controller = call->controller;
+	unsigned left_out;
+	bool may = log_limit_take(&controller->late, clock_ticks_to_us(clock_ticks()) / 1000000,
+				  &left_out);
+	if (left_out)
+		log_warning("nvme", "%s: %u more commands have taken too long",
+			    controller->base.address, left_out);
+	if (may)
+		log_warning("nvme", "%s: command %u of queue %u takes too long%s",
+			    controller->base.address, call->cid, call->sqid, then);
+}
+
 static void take_alarm(void *arg)
 {
 	struct pcie_alarm_call *call = arg;
@@ -256,14 +271,12 @@ static void take_alarm(void *arg)
 			begin_reset(controller);
 			break;
 		case PCIE_ALARM_TIMEOUT:
-			log_warning("nvme", "%s: command %u of queue %u takes too long: Abort",
-				    controller->base.address, call->cid, call->sqid);
+			tell_late(call, ": Abort");
 			STAILQ_INSERT_TAIL(&controller->aborts, call, link);
 			abort_next(controller);
 			return;
 		case PCIE_ALARM_LATE:
-			log_warning("nvme", "%s: command %u of queue %u takes too long",
-				    controller->base.address, call->cid, call->sqid);
+			tell_late(call, "");
 			break;
 		}
 	}
