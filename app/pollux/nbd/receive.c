@@ -396,7 +396,8 @@ void receive_look(struct connection *conn)
 	if (!conn->receiving || !conn->multishot || conn->looked_at ||
 	    conn->core->reactor->now - conn->received_at < clock_us_to_ticks(SILENCE_US))
 		return;
-	conn->looked_at = true;
-	if (recv(conn->rx_fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+	conn->looked_at = recv(conn->rx_fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) < 0 &&
+			  errno == EAGAIN;
+	if (!conn->looked_at) /* again, until it has ended */
 		stop_multishot(conn, 1);
 }
