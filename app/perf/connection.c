@@ -68,6 +68,15 @@ static void take_slice(struct connection *connection, const struct perf_options 
 					  : each;
 }
 
+/* So that two targets do not get the same blocks, and the same target gets the same again. */
+static uint64_t text_number(const char *text)
+{
+	uint64_t number = 0;
+	while (*text)
+		number = number * 31 + (unsigned char)*text++;
+	return number % 251;
+}
+
 int connection_create(struct connection **made, struct target *target, unsigned number,
 		      const struct perf_options *options, const struct line *line)
 {
@@ -97,7 +106,7 @@ int connection_create(struct connection **made, struct target *target, unsigned 
 	take_slice(connection, options);
 	pattern_init(&connection->pattern,
 		     options->seed + 0x10001 * (uint64_t)number +
-			     (uint64_t)(uintptr_t)target->uri_text % 251,
+			     text_number(target->uri_text),
 		     connection->block_count, options->read_percent, options->random);
 	if (options->discard)
 		discard_init(connection);

@@ -327,10 +327,11 @@ static void begin(struct worker *worker)
 	if (run->options->rate)
 		schedule_init(&worker->schedule, run->start_ns, run->options->rate, worker->number,
 			      worker->connection_count, run->connection_count);
+	for (unsigned i = 0; i < worker->connection_count; i++)
+		worker->connections[i]->worker = worker;
 	advance(worker);
 	for (unsigned i = 0; i < worker->connection_count; i++) {
 		struct connection *connection = worker->connections[i];
-		connection->worker = worker;
 		connection_start(connection);
 		connection_fill(connection);
 	}

@@ -317,21 +317,24 @@ void nvme_attach(const struct nvme_attach_options *options,
 				  const char *why),
 		 void *arg)
 {
+	char full[NVME_ADDRESS_BYTES];
+	struct nvme_attach_options one = *options;
 	struct attachment *attachment = calloc(1, sizeof(*attachment));
+	one.address = nvme_address_full(options->address, full);
 	if (!attachment) {
 		attached(arg, NULL, -ENOMEM, "no memory");
 		return;
 	}
 	attachment->attached = attached;
 	attachment->arg = arg;
-	attachment->error = check(attachment, options);
+	attachment->error = check(attachment, &one);
 	if (attachment->error) {
 		control_send(finish, attachment);
 		return;
 	}
-	if (options->name)
-		snprintf(attachment->name, sizeof(attachment->name), "%s", options->name);
-	begin_move(&attachment->move, options->address);
+	if (one.name)
+		snprintf(attachment->name, sizeof(attachment->name), "%s", one.name);
+	begin_move(&attachment->move, one.address);
 	control_work(open_work, opened, attachment);
 }
 

@@ -14,6 +14,7 @@
 
 #include "bdev/file/file.h"
 #include "bdev/nvme/controller.h"
+#include "bdev/nvme/transports.h"
 #include "lib/base/log.h"
 #include "reactor/control.h"
 
@@ -164,9 +165,10 @@ void bdev_nvme_open(const struct bdev_nvme_options *options,
 		    void (*opened)(void *arg, struct bdev *bdev, int error, const char *why),
 		    void *arg)
 {
+	char full[NVME_ADDRESS_BYTES];
 	struct opening *opening = calloc(1, sizeof(*opening));
 	if (opening)
-		opening->address = strdup(options->address);
+		opening->address = strdup(nvme_address_full(options->address, full));
 	if (!opening || !opening->address) {
 		free(opening);
 		opened(arg, NULL, -ENOMEM, "no memory");

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bdev/nvme/status.h"
 #include "lib/base/clock.h"
 
 static struct pcie_queue *queue_of(struct nvme_queue *base)
@@ -139,7 +140,12 @@ static void complete(struct pcie_queue *queue, const struct nvme_cqe *cqe)
 		counter_add(&queue->stats.strays, 1);
 		return;
 	}
-	finish(queue, &queue->slots[cqe->cid], cqe->status >> 1, cqe->result);
+	int status = cqe->status >> 1;
+	/* an Abort that came late, and was for the command before: this one may be tried again */
+	if (unlikely((status & NVME_STATUS_CODE) == NVME_SC_ABORT_REQUESTED &&
+		     !queue->slots[cqe->cid].aborted))
+		status = NVME_SC_ABORT_SQ_DELETED;
+	finish(queue, &queue->slots[cqe->cid], status, cqe->result);
 }
 
 static unsigned poll(struct poller *poller)

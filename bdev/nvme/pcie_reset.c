@@ -109,6 +109,8 @@ static void paused_to_remove(void *arg)
 	control_work(quiesce_work, quiesced, arg);
 }
 
+static void drop_aborts(struct pcie_controller *controller);
+
 void pcie_controller_remove(struct pcie_controller *controller)
 {
 	if (controller->state == PCIE_GONE)
@@ -119,6 +121,7 @@ void pcie_controller_remove(struct pcie_controller *controller)
 	}
 	controller->state = PCIE_GONE;
 	hold(controller);
+	drop_aborts(controller);
 	log_error("nvme", "%s: the device is gone or about to be: its namespaces are removed",
 		  controller->base.address);
 	control_for_each_reactor(REACTOR_STORAGE, pause_here, paused_to_remove, controller);
@@ -161,8 +164,6 @@ static void paused_to_reset(void *arg)
 {
 	control_work(restart_work, restarted, arg);
 }
-
-static void drop_aborts(struct pcie_controller *controller);
 
 static void begin_reset(struct pcie_controller *controller)
 {

@@ -6,6 +6,7 @@
 
 #include "bdev/nvme/pass.h"
 #include "bdev/nvme/pcie.h"
+#include "bdev/nvme/pcie_vfio.h"
 
 const struct nvme_transport *nvme_transport_of(const char *address, char why[NVME_WHY_BYTES])
 {
@@ -19,4 +20,10 @@ const struct nvme_transport *nvme_transport_of(const char *address, char why[NVM
 	snprintf(why, NVME_WHY_BYTES,
 		 "'%s' is neither a PCI address (0000:01:00.0) nor a path (/dev/ng0n1)", address);
 	return NULL;
+}
+
+const char *nvme_address_full(const char *address, char full[NVME_ADDRESS_BYTES])
+{
+	_Static_assert(PCIE_ADDRESS_BYTES <= (int)NVME_ADDRESS_BYTES, "a PCI address fits");
+	return address[0] != '/' && pcie_address_parse(address, full) ? full : address;
 }

@@ -95,6 +95,8 @@ for address in $pci0 $pci1 $pci2; do
 done
 check "attached" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 check "twice" says 'attached already' bdev_nvme_attach_controller "$(attach Nvme1 "$pci0")"
+check "twice, spelt otherwise" says 'attached already' bdev_nvme_attach_controller \
+	"$(attach Nvme1 "${pci0#000}")"
 check "listed" tells Nvme0n2 bdev_nvme_get_controllers
 check "a format with metadata" says 'metadata' bdev_nvme_attach_controller "$(attach x "$pci2")"
 check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'

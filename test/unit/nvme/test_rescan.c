@@ -93,6 +93,11 @@ const struct nvme_transport *nvme_transport_of(const char *address, char why[NVM
 	return &transport;
 }
 
+const char *nvme_address_full(const char *address, char full[NVME_ADDRESS_BYTES])
+{
+	return address;
+}
+
 /* ---- A controller, and a holder of its first bdev ---- */
 
 static struct nvme_controller *controller;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bdev/nvme/status.h"
 #include "test/unit/nvme_pcie/support.h"
 
 enum { COUNT = 8, SECOND_US = 1000000 };
@@ -151,6 +152,51 @@ static void abort_comes_too_late(void **state)
 }
 
 /* Old, aborted, not ended: a reset, after which only that one has failed. */
+/* An Abort that is sent after its command's end: the next one under its id is not what was meant. */
+static void abort_meets_the_next_command(void **state)
+{
+	struct world world;
+	world_start(&world);
+	uint8_t *buffer = buffer_get();
+	begin(&world, buffer);
+	uint16_t cid = requests[0].command->index;
+	requests[0].again = true;
+	pcie_queue_abort(&world.queue->base, requests[0].command);
+	device_end(world.device, 0, 0);
+	fake_pass();
+	assert_int_equal(requests[0].command->index, cid);
+	unsigned count = device_fetch(world.device), at = 0;
+	while (at < count && world.device->pending[at].sqe.cid != cid)
+		at++;
+	assert_in_range(at, 0, count - 1);
+	device_end(world.device, at, 0x007);
+	fake_settle();
+	assert_int_equal(requests[0].status, NVME_SC_ABORT_SQ_DELETED); /* may be tried again */
+	device_end_all(world.device);
+	fake_settle();
+	buffers_put(&reactor_self->buffers, buffer);
+	world_stop(&world);
+}
+
+/* Several are to be aborted when the device goes: nothing waits for the Aborts that are not sent. */
+static void aborts_when_the_device_goes(void **state)
+{
+	struct world world;
+	world_start(&world);
+	uint8_t *buffer = buffer_get();
+	begin(&world, buffer);
+	for (unsigned i = 0; i < 3; i++)
+		pcie_queue_abort(&world.queue->base, requests[i].command);
+	device_vanish(world.device);
+	fake_settle();
+	fake_advance_us(60 * SECOND_US);
+	assert_int_equal(atomic_load(&world.controller.pending), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(requests[i].done, 1);
+	buffers_put(&reactor_self->buffers, buffer);
+	world_stop(&world);
+}
+
 static void age_leads_to_abort_and_reset(void **state)
 {
 	struct world world;
@@ -427,6 +473,8 @@ int main(void)
 		cmocka_unit_test(reset_with_bounced_payload),
 		cmocka_unit_test(abort_ends_a_command),
 		cmocka_unit_test(abort_comes_too_late),
+		cmocka_unit_test(abort_meets_the_next_command),
+		cmocka_unit_test(aborts_when_the_device_goes),
 		cmocka_unit_test(age_leads_to_abort_and_reset),
 		cmocka_unit_test(short_time_leads_to_abort),
 		cmocka_unit_test(short_time_leads_to_reset),
