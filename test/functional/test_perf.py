@@ -61,6 +61,29 @@ class Load(PerfTest):
         self.assertEqual(told["reads"]["requests"] + told["writes"]["requests"], 10000)
         self.assertLess(abs(told["reads"]["requests"] - 9000), 300)
 
+    def test_fewer_requests_than_connections(self):
+        """Some connections, and a whole core, have nothing to do."""
+        cores = ",".join(str(cpu) for cpu in harness.CPUS[:2])
+        told = perf(self.target.uri("m"), "--requests", 1, "--connections", 2, "--cores", cores,
+                    "--json").json
+        self.assertEqual((told["reads"]["requests"], told["errors"]), (1, 0))
+
+    def test_seed(self):
+        """The same blocks again with one seed, others with another."""
+        written = []
+        for seed in (5, 5, 6):
+            with self.target.connect("m") as client:
+                client.write_zeroes(0, 16 * MIB)
+            perf(self.target.uri("m"), "--rw", "randwrite", "--requests", 200, "--connections", 2,
+                 "--seed", seed)
+            with self.target.connect("m") as client:
+                data = client.read(0, 16 * MIB)
+            written.append([at for at in range(0, 16 * MIB, BLOCK)
+                            if any(data[at:at + BLOCK])])
+        self.assertGreater(len(written[0]), 100)
+        self.assertEqual(written[0], written[1])
+        self.assertNotEqual(written[0], written[2])
+
     def test_sequence_covers_all(self):
         """A sequential pass of several connections writes each block exactly once."""
         perf(self.target.uri("m"), "--rw", "write", "--bs", "64k", "--requests", 256,
