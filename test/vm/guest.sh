@@ -101,6 +101,18 @@ serve() {
 	until_true 60 test -S $rpc_sock && until_true 60 test -S $sock
 }
 
+# announce WORDS: when $server has logged them the host is told, and its end is waited for
+announce() {
+	until_true 100 eval "grep -q '$1' /tmp/pollux.log || ! kill -0 $server"
+	grep -q "$1" /tmp/pollux.log || {
+		cat /tmp/pollux.log
+		exit 1
+	}
+	echo ready
+	wait $server
+	cat /tmp/pollux.log
+}
+
 # stop NAME
 stop() {
 	kill $server

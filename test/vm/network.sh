@@ -6,15 +6,4 @@
 pollux --cores 0 -l tcp://0.0.0.0:10809 -r /tmp/rpc.sock "$@" >/tmp/pollux.log 2>&1 &
 server=$!
 socat TCP-LISTEN:10810,fork,reuseaddr UNIX-CONNECT:/tmp/rpc.sock &
-listening() {
-	grep -q 'RPC at' /tmp/pollux.log
-}
-# shellcheck disable=SC2016
-until_true 100 eval 'listening || ! kill -0 $server'
-listening || {
-	cat /tmp/pollux.log
-	exit 1
-}
-echo ready
-wait $server
-cat /tmp/pollux.log
+announce 'RPC at'

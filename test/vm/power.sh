@@ -19,15 +19,4 @@ pollux --cores 0-1 -l 'tcp://0.0.0.0:10809' "$@" >/tmp/pollux.log 2>&1 &
 server=$!
 # how often each disk was flushed: the 16th field
 socat TCP-LISTEN:10810,fork,reuseaddr SYSTEM:'grep . /sys/block/*/stat' &
-listening() {
-	grep -q 'listening on tcp' /tmp/pollux.log
-}
-# shellcheck disable=SC2016
-until_true 100 eval 'listening || ! kill -0 $server'
-listening || {
-	cat /tmp/pollux.log
-	exit 1
-}
-echo ready
-wait $server
-cat /tmp/pollux.log
+announce 'listening on tcp'

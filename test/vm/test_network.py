@@ -12,6 +12,7 @@ import subprocess
 import time
 import unittest
 
+import harness
 import machine
 import rawnbd
 from rawnbd import CMD_READ, request_bytes
@@ -22,18 +23,12 @@ SIZE = 8 * MIB
 SECONDS = 120  # an emulated machine is slow
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class ZeroCopy(unittest.TestCase):
     """Replies that the card takes from where they lie: Linux says that it has copied none."""
 
     @classmethod
     def setUpClass(cls):
-        cls.port, cls.rpc_port = free_port(), free_port()
+        cls.port, cls.rpc_port = harness.free_port(), harness.free_port()
         cls.runner = subprocess.Popen(  # pylint: disable=consider-using-with
             [os.path.join(FOLDER, "run"), "-p", f"pollux={os.environ['POLLUX']}", "-p", "socat",
              "--memory", "768", "-t", "500", "--boot-timeout", "200", "--nic", "vmxnet3",

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import unittest
 
+import harness
 import machine
 import rawnbd
 import volatile
@@ -83,12 +84,6 @@ def run(*command):
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
     return done.returncode, done.stdout
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Served:
@@ -171,7 +166,7 @@ class Power(unittest.TestCase):
             specs.append(f"{target.name}={target.spec.format(node)}")
             if target.file:
                 mounts.append(name)
-        port, stat_port = free_port(), free_port()
+        port, stat_port = harness.free_port(), harness.free_port()
         log = os.path.join(self.work, "errors")
         with open(log, "wb") as errors:
             self.runner = subprocess.Popen(  # pylint: disable=consider-using-with
