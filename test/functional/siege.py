@@ -123,5 +123,6 @@ class SiegeTest(MatrixTest):
         if not SANITIZED:
             grown = [after - before for before, after in zip(resident, resident[1:])]
             self.assertLess(min(grown), GROWTH_BYTES)
+            self.assertLess(sum(grown), 2 * GROWTH_BYTES * len(grown))
         if FULL and not SANITIZED:
             self.assertLess(beside[1], LATENCY_TIMES * alone[1])

@@ -19,8 +19,8 @@ from rpcclient import RpcError
 
 REQUIRED = """rpc_get_methods rpc_get_schema spdk_get_version framework_get_reactors
     framework_get_info framework_get_rings framework_wait_init framework_shutdown
-    bdev_malloc_create bdev_malloc_delete bdev_null_create bdev_null_delete bdev_file_create bdev_file_delete bdev_uring_create
-    bdev_uring_delete bdev_aio_create bdev_aio_delete bdev_delay_create bdev_delay_delete
+    bdev_malloc_create bdev_malloc_delete bdev_null_create bdev_null_delete
+    bdev_file_create bdev_file_delete bdev_uring_create bdev_uring_delete bdev_aio_create bdev_aio_delete bdev_delay_create bdev_delay_delete
     bdev_error_create bdev_error_delete bdev_error_inject_error bdev_get_bdevs bdev_get_iostat
     export_create export_delete export_get_exports listener_create listener_delete
     listener_get_listeners connection_get_connections connection_kick log_set_level
