@@ -22,8 +22,7 @@ static const char help[] =
 	"  null:SIZE             reads zeroes, drops writes\n"
 	"  file:PATH[?OPTIONS]   a file or block device; OPTIONS, joined by '&':\n"
 	"                        direct=auto|on|off, read-only=on|off (%3F and %25: '?' and '%')\n"
-	"  nvme:ADDRESS[/nN]     a namespace of an NVMe device by its PCI address "
-	"(0000:01:00.0/n1),\n"
+	"  nvme:ADDRESS[/nN]     a namespace of an NVMe device by its PCI address (0000:01:00.0/n1),\n"
 	"                        or of the kernel's driver by its path (/dev/ng0n1)\n"
 	"  PATH                  a file, without options (contains '/', or exists)\n"
 	"  SIZE takes K, M, G, T. Without a SPEC pollux waits for RPC.\n"
@@ -170,8 +169,6 @@ static bool add_listen(struct options *options, const char *uri)
 	return true;
 }
 
-enum { TLS_NOT_SAID = -1 };
-
 static bool parse_threshold(const char *text)
 {
 	if (strcmp(text, "0") && (size_parse(text, &nbd_settings.zero_copy_bytes) ||
@@ -193,6 +190,8 @@ static bool parse_receive(const char *text)
 	nbd_settings.receive = single ? RECEIVE_SINGLE : RECEIVE_AUTO;
 	return true;
 }
+
+enum { TLS_NOT_SAID = -1 };
 
 static bool parse_tls(const char *text, struct options *options)
 {

@@ -143,8 +143,7 @@ int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe 
 int pcie_make_queues(struct pcie_controller *controller);
 
 /* ---- pcie_events.c ---- */
-/* With the lock held: the device is asked to tell of what changes. 0, or -errno: it does not work.
- */
+/* With the lock held: the device is asked to tell of what changes. 0 or -errno. */
 int pcie_events_begin(struct pcie_controller *controller);
 /* With the lock held: whether this admin completion is of an event. */
 bool pcie_event_take(struct pcie_controller *controller, const struct nvme_cqe *cqe);

@@ -68,8 +68,8 @@ struct connection {
 	bool is_socket;
 	bool receiving;	  /* the receive operation is in flight */
 	bool multishot;	  /* it goes on by itself, */
-	bool looked_at;	  /* it has missed nothing since its last bytes */
 	bool stopping;	  /* or was asked to end */
+	bool looked_at;	  /* it has missed nothing since its last bytes */
 	bool blocked;	  /* in core->blocked */
 	bool starved;	  /* out of credits: goes on when replies have been sent */
 	bool stuck;	  /* the bdev still has requests that were timed out: see below */

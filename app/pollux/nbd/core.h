@@ -17,12 +17,12 @@ enum {
 	CORE_RESERVE_BYTES = 64 << 10,
 };
 
-/* Parameters of the NBD front end; constant after start. */
 enum receive_way {
 	RECEIVE_AUTO,	/* multishot where the kernel has it, and the connection's requests suit */
 	RECEIVE_SINGLE, /* an operation for each receive */
 };
 
+/* Parameters of the NBD front end; constant after start. */
 struct nbd_settings {
 	uint32_t handshake_timeout_ms;
 	uint32_t stall_timeout_ms; /* of a client that holds buffers others wait for */
