@@ -235,6 +235,12 @@ class Target:
         if status != 0:
             raise AssertionError(f"pollux ended with status {status}")
 
+    def broken(self):
+        """Ended by a signal that is not ours, or by a sanitizer."""
+        status = self.process.poll() if self.process else None
+        ours = (None, 0, 1, -signal.SIGKILL, -signal.SIGTERM)
+        return status not in ours or bool(SANITIZER_REPORT.search(self.log(whole=True)))
+
     def check_log(self):
         report = SANITIZER_REPORT.search(self.log(whole=True))
         if report:
@@ -275,7 +281,10 @@ class Target:
     def rpc(self, method, **params):
         """One call on a connection of its own: the result, or RpcError."""
         with rpcclient.Rpc(self.rpc_path) as rpc:
-            return rpc.call(method, **params)
+            try:
+                return rpc.call(method, **params)
+            finally:
+                rpc.end()
 
     # ---- what /proc tells ----
 
@@ -364,6 +373,10 @@ class TargetTest(unittest.TestCase):
             else:
                 file.truncate(size)
         return path
+
+    def is_final(self, error):
+        """Whether the failure is one that a second try must not hide."""
+        return "did not end within" in str(error) or any(target.broken() for target in self.targets)
 
     def show_logs(self):
         """The targets' logs, for a failed test's report."""

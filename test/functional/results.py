@@ -8,7 +8,8 @@ usage: results.py DIRECTORY...           cases passed, failed and skipped; the e
                                          `meson introspect --tests` on standard input
        results.py --programs DIRECTORY NAME [SUITE...] those tests' programs in a build directory
 A test that speaks TAP counts by its cases, any other as one. A test that fails without a failed
-case (a crash, a time-out, a wrong plan) counts as one failure more.
+case (a crash, a time-out, a wrong plan) counts as one failure more. A case that passed at a second
+try is named as unsteady.
 """
 
 import json
@@ -18,6 +19,7 @@ import sys
 
 CASE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(?P<name>[^#]*?)\s*"
                   r"(?:#\s*(?P<directive>\w+)\s*(?P<why>.*))?$")
+ERROR = re.compile(r"^# (?P<error>[\w.]*(?:Error|Exception|Expired|Exit)\b.*)")
 PLAN = re.compile(r"^1\.\.(\d+)")
 
 
@@ -28,6 +30,7 @@ class Counts:
         self.passed = 0
         self.failures = []
         self.skips = []
+        self.unsteady = []
 
     def add_case(self, test, match):
         name = f"{test}: {match['name']}"
@@ -43,7 +46,7 @@ class Counts:
         test = f"{where}: {entry['name'].split(' / ')[-1]}"
         result = entry["result"]
         lines = (entry.get("stdout") or "").splitlines()
-        before = len(self.failures)
+        before, told = len(self.failures), 0
         if any(PLAN.match(line) for line in lines):
             cases = 0
             for line in lines:
@@ -51,6 +54,11 @@ class Counts:
                 if match:
                     self.add_case(test, match)
                     cases += 1
+                elif line.startswith("# unsteady: "):
+                    self.unsteady.append(f"{test}: {line[12:]}")
+                elif ERROR.match(line) and len(self.failures) > before + told:
+                    self.failures[-1] += ": " + ERROR.match(line)["error"]
+                    told = len(self.failures) - before
                 elif not cases and re.match(r"^1\.\.0\b.*#\s*skip", line, re.I):
                     self.skips.append(f"{test}: {line.partition('#')[2].strip()[5:]}")
             if result in ("OK", "SKIP"):
@@ -80,6 +88,8 @@ def summarise(directories):
             counts.failures.append(f"{where}: the tests did not run")
     for why in counts.skips:
         print("skipped:", why)
+    for why in counts.unsteady:
+        print("unsteady:", why)
     for why in counts.failures:
         print("FAILED:", why)
     passed, failed = counts.passed, len(counts.failures)

@@ -58,6 +58,15 @@ class Rpc:
     def close(self):
         self.sock.close()
 
+    def end(self):
+        """Sends no more, and waits until the server has closed: its descriptor is given back."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            while self.sock.recv(65536):
+                pass
+        except OSError:
+            pass
+
     def send(self, data):
         self.sock.sendall(data.encode() if isinstance(data, str) else data)
 
