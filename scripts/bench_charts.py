@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-Charts as SVG, each readable by itself in light and in dark surroundings: bars along an axis with its
-unit, in groups, and lines. bench_report.py and gen_charts.py say what is in them.
+Charts as SVG, each readable by itself in light and in dark surroundings: bars along an axis with
+its unit, in groups, and lines. bench_report.py and gen_charts.py say what is in them.
 """
 
 import html
@@ -102,8 +102,8 @@ def key(entries, y):
 
 def bars(title, unit, groups, legend=(), log=False, mark=None):
     """
-    groups: [(heading or "", [{label, kind, value, text, low?, high?}])]. low and high are the spread,
-    drawn as a thin line; mark is a value with a line of its own, as 1.0 of a ratio.
+    groups: [(heading or "", [{label, kind, value, text, low?, high?}])]. low and high are the
+    spread, drawn as a thin line; mark is a value with a line of its own, as 1.0 of a ratio.
     """
     rows = [row for _, members in groups for row in members]
     ends = [value for row in rows for value in (row["value"], row.get("high", 0))]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-The processes of bench.py: servers in groups of their own, load on them, and a guard that ends what is
-left when bench.py itself is gone, even if it was killed.
+The processes of bench.py: servers in groups of their own, load on them, and a guard that ends what
+is left when bench.py itself is gone, even if it was killed.
 
-Everything that is started carries a mark in its environment, which its children inherit: so a process
-that has left its parent is still known, and so is whether the one that listens on a port is ours.
+Everything that is started carries a mark in its environment, which its children inherit: so a
+process that has left its parent is still known, and so is whether the one that listens on a port is
+ours.
 """
 
 import os

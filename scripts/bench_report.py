@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-What bench.py has measured, as Markdown, JSON, and a page of its own with charts. Ratios are those of
-medians: to the ceiling, and of Pollux to the best of the other servers. Where the rate is given, all
-answer as many requests: there the ratios are those of p99.9, and the less the better.
+What bench.py has measured, as Markdown, JSON, and a page of its own with charts. Ratios are those
+of medians: to the ceiling, and of Pollux to the best of the other servers. Where the rate is given,
+all answer as many requests: there the ratios are those of p99.9, and the less the better.
 """
 
 import html
@@ -122,7 +122,8 @@ def markdown(options, state, cases):
     lines += [f"| {entry['group']} | {entry['case']} | {entry['best_peer']} "
               f"| {number(entry['to_best_peer'])} |" for entry in cases if entry["best_peer"]]
     if any(entry["failed"] for entry in cases):
-        lines += ["", "## What failed", "", "| backing | case | server | why |", "|---|---|---|---|"]
+        lines += ["", "## What failed", "", "| backing | case | server | why |",
+                  "|---|---|---|---|"]
         lines += [f"| {entry['group']} | {entry['case']} | {name} | {one_line(why)} |"
                   for entry in cases for name, why in entry["failed"].items()]
     lines += ["", "## Measured with", ""]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-How bench.py starts each server for each backing. A server that is not installed, or that has no such
-backing, is left out.
+How bench.py starts each server for each backing. A server that is not installed, or that has no
+such backing, is left out.
 
-Backings: null (reads zeroes or whatever, drops writes), memory (of the server itself, filled), tmpfs
-(one file in memory, the same for all), disk (one file on a disk, the same for all, past the page
+Backings: null (reads zeroes or whatever, drops writes), memory (of the server itself, filled),
+tmpfs (one file in memory, the same for all), disk (one file on a disk, the same for all, past the page
 cache where the server can). All are filled before they are measured.
 """
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-SPDK's NVMe/TCP target for bench.py: how nvmf_tgt is started and configured over its JSON-RPC socket,
-and how spdk_nvme_perf, its own client, puts load on it and what that prints.
+SPDK's NVMe/TCP target for bench.py: how nvmf_tgt is started and configured over its JSON-RPC
+socket, and how spdk_nvme_perf, its own client, puts load on it and what that prints.
 
-spdk_nvme_perf knows whole seconds only, and no open loop: cases with a rate are not for it. Both poll.
+spdk_nvme_perf knows whole seconds only, and no open loop: cases with a rate are not for it. Both
+poll.
 """
 
 import json

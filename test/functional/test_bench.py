@@ -184,7 +184,8 @@ class Bench(Fixture):
         self.assertEqual([(run["group"], run["round"], run["case"], run["server"])
                           for run in told["runs"]],
                          [(group, number, case, server) for group in ("null", "null+tls")
-                          for number in (0, 1) for case in cases for server in ("pollux", "nbdkit")])
+                          for number in (0, 1) for case in cases
+                          for server in ("pollux", "nbdkit")])
         charts = os.listdir(self.path("svg"))
         self.assertEqual(len(charts), 8)
         for name in charts:
