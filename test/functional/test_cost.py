@@ -2,7 +2,9 @@
 """
 What a request costs, in figures that do not depend on time: user instructions (callgrind), entries
 into the kernel, bytes copied. They must not rise beyond those kept in cost.json. A change that makes
-requests cheaper lowers the figures there; one that makes them dearer says why.
+requests cheaper lowers the figures there; one that makes them dearer says why. What is called a limit
+there is a promise: of instructions_limit not one more, nor of crossing_limit, by which a request may be
+dearer with net and storage cores apart than it is to completion.
 
 Instructions of the whole target are those of all functions but the loop's own, which look for work and run the more
 often the less there is to do, and memcpy(), which depends on the processor and whose bytes are counted
@@ -12,6 +14,7 @@ instead.
 import json
 import os
 import re
+import unittest
 
 import harness
 from harness import SANITIZED, KIB
@@ -21,6 +24,7 @@ LOOP_FUNCTIONS = {"reactor_loop", "hop_drain", "uring_reap", "uring_submit", "ti
 REQUESTS = 20000
 NVME_OVER_NULL = 600  # instructions that a READ by NVMe from user space may add to null's
 TOLERANCE = 1.05  # how requests fall into batches differs a little from run to run
+TRIES = 3  # to stay below a limit, for the same reason: on a busy machine batches are smaller
 
 
 def skip_unless_release(test):
@@ -34,7 +38,20 @@ def figures():
         return json.load(file)
 
 
+def over_limit(figures_of, count, together):
+    """What is wrong with a case's instructions by its limits; None if nothing."""
+    limit, crossing = figures_of.get("instructions_limit"), figures_of.get("crossing_limit")
+    if limit is not None and count > limit:
+        return f"{count:.1f} instructions, and {limit} are the limit"
+    if crossing is not None and count - together > crossing:
+        return (f"{count - together:.1f} instructions more than the {together:.1f} to completion, "
+                f"and {crossing} are the limit")
+    return None
+
+
 class Cost(harness.TargetTest):
+    known = {}  # case: instructions, of those measured
+
     def setUp(self):
         super().setUp()
         skip_unless_release(self)
@@ -84,11 +101,34 @@ class Cost(harness.TargetTest):
                    for core in target.rpc("framework_get_reactors")["reactors"])
 
     def check_case(self, case, spec, mode, arrangement=harness.TOGETHER):
+        count, enters = self.measure(case, spec, mode, arrangement)
+        self.check(case, "instructions", count)
+        self.check(case, "enters", enters)
+        for _ in range(TRIES - 1):
+            if not self.wrong(case, spec, mode):
+                break
+            self.measure(case, spec, mode, arrangement)
+        wrong = self.wrong(case, spec, mode)
+        self.assertIsNone(wrong, f"{case}: {wrong}")
+
+    def measure(self, case, spec, mode, arrangement):
         cores = (harness.cores_of(arrangement) if arrangement == harness.APART
                  else str(harness.CPUS[0]))
         count, enters = self.instructions(spec, cores, mode)
-        self.check(case, "instructions", count)
-        self.check(case, "enters", enters)
+        self.known[case] = min(count, self.known.get(case, count))
+        return count, enters
+
+    def wrong(self, case, spec, mode):
+        """The limits of a case, by the fewest instructions that were counted."""
+        together = None
+        if "crossing_limit" in self.figures[case]:
+            plain = case.removesuffix(" apart")
+            if plain not in self.known:
+                self.measure(plain, spec, mode, harness.TOGETHER)
+            together = self.known[plain]
+            print(f"# {case}: {self.known[case] - together:.1f} more than to completion, "
+                  f"allowed {self.figures[case]['crossing_limit']}")
+        return over_limit(self.figures[case], self.known[case], together)
 
     def test_malloc_read(self):
         self.check_case("malloc read", "malloc:64M", "r")
@@ -104,6 +144,24 @@ class Cost(harness.TargetTest):
 
     def test_malloc_write_apart(self):
         self.check_case("malloc write apart", "malloc:64M", "w", harness.APART)
+
+
+class Limits(unittest.TestCase):
+    """A limit is one: no tolerance is added."""
+
+    def test_limits(self):
+        self.assertIsNone(over_limit({"instructions_limit": 450}, 450.0, None))
+        self.assertIn("450 are the limit", over_limit({"instructions_limit": 450}, 450.1, None))
+        self.assertIsNone(over_limit({"crossing_limit": 200}, 647.0, 447.0))
+        self.assertIn("200.5 instructions more",
+                      over_limit({"crossing_limit": 200}, 647.5, 447.0))
+        self.assertIsNone(over_limit({"instructions": 1}, 9999, None))
+
+    def test_promised(self):
+        """What was promised once stands in cost.json."""
+        kept = figures()
+        self.assertLessEqual(kept["malloc read"]["instructions_limit"], 450)
+        self.assertLessEqual(kept["malloc read apart"]["crossing_limit"], 200)
 
 
 class Ways(harness.TargetTest):
