@@ -344,7 +344,6 @@ static inline bool choose(struct connection *connection, struct slot *slot)
 		return true;
 	}
 	slot->type = pattern_reads(&connection->pattern) ? NBD_CMD_READ : NBD_CMD_WRITE;
-	connection->writes += slot->type == NBD_CMD_WRITE;
 	slot->block = connection->first_block + pattern_block(&connection->pattern);
 	if (unlikely(options->verify))
 		slot->block = verify_free_block(&target->verify, connection->first_block,
@@ -353,7 +352,7 @@ static inline bool choose(struct connection *connection, struct slot *slot)
 }
 
 /* False: there is no request to begin. */
-static bool begin(struct connection *connection, uint64_t start_ns, uint8_t marks)
+static bool begin(struct connection *connection, uint64_t start_ns)
 {
 	struct worker *worker = connection->worker;
 	unsigned index = connection->free[connection->free_head];
@@ -374,7 +373,7 @@ static bool begin(struct connection *connection, uint64_t start_ns, uint8_t mark
 	slot->sent_ns = worker->now_ns;
 	slot->offset = slot->length ? target->offset + slot->block * slot->length : 0;
 	slot->have = 0;
-	slot->marks = marks;
+	slot->marks = 0;
 	if (unlikely(target->verify.entries != NULL) && slot->length) {
 		payload = connection->data + (size_t)index * slot->length;
 		if (write)
@@ -385,8 +384,10 @@ static bool begin(struct connection *connection, uint64_t start_ns, uint8_t mark
 	append_request(connection, slot->type,
 		       write && worker->run->options->fua ? NBD_CMD_FLAG_FUA : 0, slot->cookie,
 		       slot->offset, slot->length);
-	if (write)
+	if (write) {
 		append(&connection->batches[connection->filling], payload, slot->length);
+		connection->writes++;
+	}
 	return true;
 }
 
@@ -394,12 +395,14 @@ void connection_begin(struct connection *connection, uint64_t start_ns)
 {
 	if (--connection->quota == 0)
 		connection->worker->with_quota--;
-	begin(connection, start_ns, 0);
+	begin(connection, start_ns);
 }
 
 void connection_begin_late(struct connection *connection, uint64_t start_ns)
 {
-	begin(connection, start_ns, SLOT_WARMUP);
+	struct slot *slot = &connection->slots[connection->free[connection->free_head]];
+	if (begin(connection, start_ns))
+		slot->marks |= SLOT_WARMUP;
 }
 
 void connection_end_warmup(struct connection *connection)
@@ -413,7 +416,7 @@ void connection_fill(struct connection *connection)
 	const struct worker *worker = connection->worker;
 	if (worker->phase == WORKER_CHECK) {
 		while (connection->free_count && !connection->broken &&
-		       begin(connection, worker->now_ns, 0))
+		       begin(connection, worker->now_ns))
 			;
 	} else if (worker->issuing && !worker->run->options->rate && !connection->broken) {
 		while (connection->free_count && connection->quota)

@@ -38,7 +38,7 @@ enum slot_mark {
 };
 
 struct slot {
-	uint64_t cookie; /* SLOT_FREE: no request is in flight */
+	uint64_t cookie;   /* SLOT_FREE: no request is in flight */
 	uint64_t start_ns; /* with --rate: when it was due, perhaps before it could be sent */
 	uint64_t sent_ns;
 	uint64_t offset; /* bytes */

@@ -22,9 +22,9 @@ static uint32_t reply_bytes(const struct connection *connection)
 /* What is still to come of the requests that were sent; others wait in the batch. */
 static uint64_t owed(const struct connection *connection)
 {
-	uint64_t waiting = connection->depth - connection->free_count -
-			   ((connection->next_cookie - connection->handed_cookie) >>
-			    SLOT_INDEX_BITS);
+	uint64_t waiting =
+		connection->depth - connection->free_count -
+		((connection->next_cookie - connection->handed_cookie) >> SLOT_INDEX_BITS);
 	return waiting * reply_bytes(connection) - connection->discard.at;
 }
 

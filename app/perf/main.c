@@ -196,7 +196,10 @@ static void show_progress(const struct perf *perf, const struct sample *sample, 
 	double seconds = sample->seconds > 0 ? sample->seconds : 1;
 	uint64_t requests = sample->reads + sample->writes;
 	fprintf(stderr, "\r%s%7.1f s  %10.0f IOPS  %9.1f MB/s  p99 %9.1f us  errors %llu\033[K",
-		checks ? "check " : sample->at < 0 ? "warm-up " : "", sample->at, (double)requests / seconds,
+		checks		 ? "check "
+		: sample->at < 0 ? "warm-up "
+				 : "",
+		sample->at, (double)requests / seconds,
 		results_mb(perf->results, requests, seconds), (double)sample->p99_ns / 1e3,
 		(unsigned long long)perf->results->errors_before);
 	fflush(stderr);

@@ -210,29 +210,28 @@ static uint64_t seam(const struct connection *connection, uint64_t offset)
 	return pattern_bits(&pattern);
 }
 
+static never_inline void note_scattered(struct connection *connection, struct slot *slot,
+					uint64_t offset, uint64_t length)
+{
+	if (!(slot->marks & SLOT_SCATTERED))
+		slot->seams = seam(connection, slot->offset) ^
+			      seam(connection, slot->offset + slot->have);
+	slot->marks |= SLOT_SCATTERED;
+	slot->seams ^= seam(connection, offset) ^ seam(connection, offset + length);
+}
+
 /*
  * Notes a chunk's content: it must be all of the READ in the end, and nothing of it twice. In order
  * that is the sum. Else each chunk is a step from where it begins to where it ends: the ends of
  * steps cancel out, but for those of the READ, only if there is a way from its begin to its end;
- * and where the sum is right, nothing lies beside that way. False: there is too much.
+ * and where the sum is right, nothing lies beside that way.
  */
-static bool note_chunk(struct connection *connection, struct slot *slot, uint64_t offset,
-		       uint64_t length)
+static inline void note_chunk(struct connection *connection, struct slot *slot, uint64_t offset,
+			      uint64_t length)
 {
-	if (unlikely(offset != slot->offset + slot->have && !(slot->marks & SLOT_SCATTERED))) {
-		slot->marks |= SLOT_SCATTERED;
-		slot->seams = seam(connection, slot->offset) ^
-			      seam(connection, slot->offset + slot->have);
-	}
-	if (unlikely(slot->marks & SLOT_SCATTERED))
-		slot->seams ^= seam(connection, offset) ^ seam(connection, offset + length);
+	if (unlikely(offset != slot->offset + slot->have || slot->marks))
+		note_scattered(connection, slot, offset, length);
 	slot->have += length;
-	if (likely(slot->have <= slot->length))
-		return true;
-	connection_break(connection,
-			 "the server broke the protocol: the chunks of a READ of %u bytes overlap",
-			 slot->length);
-	return false;
 }
 
 /* Whether the chunks of a READ that has ended well were all of it. */
@@ -281,13 +280,15 @@ static bool take_event(struct connection *connection, const struct nbd_event *ev
 	}
 	switch (event->kind) {
 	case NBD_EVENT_DATA:
-		return note_chunk(connection, slot, event->offset, event->length);
+		note_chunk(connection, slot, event->offset, event->length);
+		return true;
 	case NBD_EVENT_BYTES:
 		keep(connection, slot, event, event->count);
 		return true;
 	case NBD_EVENT_HOLE:
 		keep(connection, slot, event, event->length);
-		return note_chunk(connection, slot, event->offset, event->length);
+		note_chunk(connection, slot, event->offset, event->length);
+		return true;
 	case NBD_EVENT_ERROR:
 		note_error(connection, slot, event);
 		return true;

@@ -105,10 +105,9 @@ void results_sample(struct results *results, uint64_t now_ns, struct sample *sam
 			look_at(&results->now, &counts, &worker->warmup);
 			look_at(&results->now, &counts, &worker->load);
 		}
-		counts.errors += counter_read(&worker->warmup.errors) +
-				 counter_read(&worker->load.errors) +
-				 counter_read(&worker->check.errors) +
-				 counter_read(&worker->log.bad);
+		counts.errors +=
+			counter_read(&worker->warmup.errors) + counter_read(&worker->load.errors) +
+			counter_read(&worker->check.errors) + counter_read(&worker->log.bad);
 	}
 	results->since = results->now;
 	histogram_subtract(&results->since, &results->before);

@@ -32,7 +32,7 @@ extern const char *const stamp_verdict_names[STAMP_VERDICTS];
 /* Which write a block is from. */
 struct stamp {
 	uint64_t seed;
-	uint32_t run; /* tells runs of the same seed apart, and the exports of one run */
+	uint32_t run;	     /* tells runs of the same seed apart, and the exports of one run */
 	uint32_t generation; /* from 1 */
 };
 

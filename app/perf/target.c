@@ -72,9 +72,8 @@ static int make_credentials(struct target *target, const struct perf_options *op
 static bool wants_tls(const struct nbd_uri *uri, const struct perf_options *options)
 {
 	return uri->tls || uri->tls_certificates || uri->tls_psk_file || uri->tls_hostname ||
-	       !uri->tls_verify_peer ||
-	       options->tls_certificates || options->tls_psk || options->tls_username ||
-	       options->tls_hostname || options->tls_no_verify;
+	       !uri->tls_verify_peer || options->tls_certificates || options->tls_psk ||
+	       options->tls_username || options->tls_hostname || options->tls_no_verify;
 }
 
 int target_init(struct target *target, const struct perf_options *options, unsigned index,
@@ -127,10 +126,11 @@ int target_meet(struct target *targets, unsigned index, int fd, char *why, size_
 	for (unsigned i = 0; i < index; i++)
 		if (!strcmp(targets[i].uri->export_name, target->uri->export_name) &&
 		    same_server(&targets[i], target))
-			return refuse(why, why_bytes, target,
-				      "it is the export of %s, and --verify must write to each only "
-				      "once (--connections N makes more connections)",
-				      targets[i].uri_text);
+			return refuse(
+				why, why_bytes, target,
+				"it is the export of %s, and --verify must write to each only "
+				"once (--connections N makes more connections)",
+				targets[i].uri_text);
 	return 0;
 }
 

@@ -188,7 +188,8 @@ void verify_end_read(struct verify_table *table, uint64_t block, const void *dat
 	char detail[STAMP_DETAIL_BYTES];
 	*entry &= ~VERIFY_BUSY;
 	/* a write that failed may have left anything */
-	if (!data || *entry & VERIFY_UNCERTAIN || (!expected.stamp.generation && !table->judge_unknown))
+	if (!data || *entry & VERIFY_UNCERTAIN ||
+	    (!expected.stamp.generation && !table->judge_unknown))
 		return;
 	enum stamp_verdict verdict = stamp_check(data, table->block_bytes, &expected, detail);
 	log->counts[verdict]++;

@@ -174,7 +174,7 @@ class Failures(PerfTest):
         self.broken(twice, "a reply to no request", "--rate", 50)
         self.broken(simple, "a simple reply to a structured read", "--structured", structured=True)
         for answer, word in ((gap, "have 512"), (twins, "overlap and leave a gap"),
-                             (inside, "overlap and leave a gap"), (too_much, "overlap")):
+                             (inside, "overlap and leave a gap"), (too_much, "have 4097")):
             self.broken(answer, f"the chunks of a READ of 4096 bytes {word}", "--structured",
                         structured=True)
 
