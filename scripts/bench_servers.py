@@ -1,38 +1,80 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-How bench.py starts each server for each backing. A server that is not installed, or that has no such
-backing, is left out.
+How bench.py starts each server for each backing. A server that is not installed, or that has no
+such backing, is left out.
 
-Backings: null (reads zeroes or whatever, drops writes), memory (of the server itself, filled), tmpfs
-(one file in memory, the same for all), disk (one file on a disk, the same for all, past the page
+Backings: null (reads zeroes or whatever, drops writes), memory (of the server itself, filled),
+tmpfs (one file in memory, the same for all), disk (one file on a disk, the same for all, past the page
 cache where the server can). All are filled before they are measured.
 """
 
+import json
 import os
-import random
 import secrets
 import shutil
 
+import bench_process
+import bench_spdk
+from bench_process import Failure
+
 BACKINGS = ["null", "memory", "tmpfs", "disk"]
-NAMES = ["ceiling", "pollux", "nbdkit", "qemu-nbd", "qemu-storage-daemon", "nbd-server"]
 NULL_BYTES = 16 << 30
 MIB = 1 << 20
 
 
 class Plan:
-    """A server as it will be started."""
+    """A server as it will be started, and how it is put under load."""
 
-    def __init__(self, name, port, command, export="", fill=False, pid_file=None):
+    polls = False  # it uses its core whether there are requests or not
+
+    def __init__(self, name, port, command, export="", fill=False, daemon=False):
         self.name, self.port, self.command = name, port, [str(word) for word in command]
-        self.export, self.fill, self.pid_file = export, fill, pid_file
-        self.client_args = []
+        self.export, self.fill, self.daemon = export, fill, daemon
+        self.kept = fill  # from turn to turn, stopped meanwhile
+        self.environment, self.client_args = {}, []
 
     @property
     def uri(self):
         return f"nbd://127.0.0.1:{self.port}/{self.export}"
 
+    def prepare(self):
+        """Whether nothing more is to be done after the start. Called until it is so."""
+        return True
+
+    def perf(self, options, *args):
+        """One run of pollux-perf: (its results, its CPU seconds, seconds it took)."""
+        out, cpu, took = bench_process.run(
+            [options.perf, self.uri, "--cores", options.client_core, "--size", options.size,
+             "--json", *self.client_args, *args], options.seconds * 10 + 300)
+        try:
+            return json.loads(out), cpu, took
+        except ValueError:
+            raise Failure(f"{options.perf} has told no JSON: {out[:200]!r}") from None
+
+    def fill_disk(self, options):
+        self.perf(options, "--rw", "write", "--bs", "1M", "--iodepth", 8, "--requests",
+                  options.size // MIB)
+
+    def load(self, options, case, rate):
+        """One measurement: what it has told, in the words of all plans."""
+        told, _, took = self.perf(
+            options, "--rw", case.rw, "--bs", case.block, "--iodepth", case.depth,
+            "--connections", case.connections, "--time", options.seconds, "--warmup",
+            options.warmup, *(("--rate", rate) if rate else ()))
+        total, client = told["total"], told["client"]
+        latency = total["latency_ns"]
+        return {"iops": total["iops"], "requests": total["requests"], "seconds": told["seconds"],
+                "warmup": options.warmup, "took": took, "p50_ns": latency["p50"],
+                "p99_ns": latency["p99"], "p999_ns": latency["p99.9"], "max_ns": latency["max"],
+                "unsent": told["unsent"],
+                "client_cores": (client["user_seconds"] + client["system_seconds"])
+                / told["seconds"]}
+
 
 def backing_file(options, backing):
+    """Where the servers' common file is; None for backings without."""
+    if backing not in ("tmpfs", "disk"):
+        return None
     directory = options.tmpfs if backing == "tmpfs" else options.disk
     return os.path.join(directory, f"pollux-bench-{os.getpid()}.img")
 
@@ -60,9 +102,8 @@ def psk_file(options):
     """One key for all: keys.psk, as qemu wants it to be called."""
     path = os.path.join(options.out, "keys.psk")
     if not os.path.exists(path):
-        with open(path, "w", encoding="ascii") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
             file.write(f"bench:{secrets.token_hex(32)}\n")
-        os.chmod(path, 0o600)
     return path
 
 
@@ -138,32 +179,45 @@ def nbd_server(options, backing, tls, path, port):
         file.write(f"[generic]\nlistenaddr = 127.0.0.1\nport = {port}\n"
                    f"[x]\nexportname = {os.path.abspath(path)}\nsync = false\n")
     return Plan("nbd-server", port, ["nbd-server", "-C", config, "-p", pid], export="x",
-                pid_file=pid)
+                daemon=True)
+
+
+def spdk(options, backing, tls, path, port):
+    if tls or backing not in ("null", "memory"):
+        return None
+    size = NULL_BYTES if backing == "null" else options.size
+    return bench_spdk.plan(options, backing, size, port)
 
 
 MAKERS = {"ceiling": ceiling, "pollux": pollux, "nbdkit": nbdkit, "qemu-nbd": qemu_nbd,
-          "qemu-storage-daemon": qemu_storage_daemon, "nbd-server": nbd_server}
+          "qemu-storage-daemon": qemu_storage_daemon, "nbd-server": nbd_server, "spdk": spdk}
+NAMES = list(MAKERS)
 
 
-def installed(name):
-    return name in ("ceiling", "pollux") or shutil.which(name)
+def program(options, name):
+    """The path of a server's program; None if it is not there."""
+    if name == "spdk":
+        return bench_spdk.find(options.spdk, "nvmf_tgt") if options.spdk else None
+    if name in ("pollux", "ceiling"):
+        return getattr(options, name)
+    return shutil.which(name)
 
 
-def plans(options, backing, tls):
-    """The servers of a backing, each with a port of its own."""
-    path = None
-    if backing in ("tmpfs", "disk"):
-        path = backing_file(options, backing)
-        make_file(path, options.size)
-    made = []
-    first = random.Random(os.getpid()).randrange(15000, 31000)
-    for number, name in enumerate(NAMES):
-        if (options.servers and name not in options.servers) or not installed(name):
-            continue
-        plan = MAKERS[name](options, backing, tls, path, first + number)
-        if not plan:
-            continue
-        if tls:
-            plan.client_args = ["--tls-psk", psk_file(options)]
-        made.append(plan)
+def chosen(options):
+    """The servers that are to be measured, as far as they are there."""
+    return [name for name in NAMES
+            if (not options.servers or name in options.servers) and program(options, name)]
+
+
+def plan(options, name, backing, tls):
+    """How to start that server, on a port that is free now; None if it has no such backing."""
+    path = backing_file(options, backing)
+    made = MAKERS[name](options, backing, tls, path, bench_process.free_port())
+    if made and tls:
+        made.client_args = ["--tls-psk", psk_file(options)]
     return made
+
+
+def names(options, backing, tls):
+    """Those that have such a backing."""
+    return [name for name in chosen(options) if plan(options, name, backing, tls)]
