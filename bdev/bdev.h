@@ -289,6 +289,8 @@ const char *bdev_holder(const struct bdev *bdev);
  * maybe before it returns) or -errno (it will not).
  */
 int bdev_remove(struct bdev *bdev, bool force, void (*done)(void *arg, int error), void *arg);
+/* None is registered, none of those that were is still being let go of by its driver. */
+bool bdev_all_gone(void);
 /* From type->destroy(), when the driver is done; the driver frees its struct right after it returns. */
 void bdev_destroyed(struct bdev *bdev);
 

@@ -15,6 +15,7 @@
 #include "reactor/control.h"
 
 static TAILQ_HEAD(, bdev) bdevs = TAILQ_HEAD_INITIALIZER(bdevs);
+static unsigned leaving; /* off the list, their drivers are not done with them */
 
 static bool name_is_good(const char *name)
 {
@@ -193,6 +194,7 @@ static void destroy(void *arg)
 static void finish_removal(struct bdev *bdev)
 {
 	TAILQ_REMOVE(&bdevs, bdev, link);
+	leaving++;
 	control_for_each_reactor(0, nothing_on_core, destroy, bdev);
 }
 
@@ -221,8 +223,14 @@ int bdev_remove(struct bdev *bdev, bool force, void (*done)(void *arg, int error
 	return 0;
 }
 
+bool bdev_all_gone(void)
+{
+	return TAILQ_EMPTY(&bdevs) && !leaving;
+}
+
 void bdev_destroyed(struct bdev *bdev)
 {
+	leaving--;
 	align_state_fini(bdev);
 	if (bdev->removed)
 		bdev->removed(bdev->removed_arg, 0);

@@ -78,7 +78,9 @@ struct hop_lane {
 	struct rte_ring *ring;
 	struct deferred flush;
 	unsigned destination;
-	struct hop *staged_first, **staged_last; /* not yet on the ring */
+	unsigned staged_count;
+	struct hop *staged[REACTOR_HOP_BURST];
+	struct hop *left_first, **left_last; /* the ring had no room for them */
 	/* counters, as in struct reactor_stats; stalls: the ring was full */
 	uint64_t sent, stalls, bursts;
 	/* the receiver's counters, of the first of each burst: from the ring's one end to the other */
@@ -167,7 +169,8 @@ void reactors_stop(void);
  */
 void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg);
 
-/* From one reactor to another, at the end of the pass in a burst; in order for each pair. */
+/* From one reactor to another, in bursts, at the latest at the end of the pass; in order for each
+ * pair. */
 void reactor_hop(unsigned destination, struct hop *hop);
 
 /* Hops that wait on the I/O ring from one reactor to another. Any thread. */

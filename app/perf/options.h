@@ -47,6 +47,7 @@ struct perf_options {
 	const char *verify_state; /* a file, or NULL */
 	uint64_t seed;
 	bool seed_given;
+	uint64_t nonce;	      /* random, new in each run whatever the seed is */
 	unsigned flush_every; /* writes; 0: never */
 	enum nbd_mode mode;
 	const char *tls_certificates, *tls_psk, *tls_username, *tls_hostname; /* or NULL */

@@ -26,7 +26,7 @@ static void bdev_gone(void *arg, int error);
 static void remove_bdevs(void)
 {
 	struct bdev *bdev = bdev_first();
-	if (!bdev) {
+	if (bdev_all_gone()) {
 		control_stop();
 		return;
 	}

@@ -149,16 +149,42 @@ static void depart(struct nvme_controller *controller, struct nvme_namespace *la
 		begin_departure(departure);
 }
 
+static void free_last(struct nvme_namespace *ns)
+{
+	bdev_destroyed(&ns->bdev);
+	nvme_namespace_free(ns);
+}
+
+void nvme_controller_looked(struct nvme_controller *controller)
+{
+	struct nvme_namespace *last = controller->last;
+	if (!last)
+		return;
+	controller->last = NULL;
+	if (TAILQ_EMPTY(&controller->namespaces))
+		depart(controller, last);
+	else
+		free_last(last);
+}
+
 void nvme_controller_leave(struct nvme_namespace *ns)
 {
 	struct nvme_controller *controller = ns->controller;
+	const uint32_t nsid = ns->nsid;
+	bool stays = !controller->leaving && !controller->gone;
+	/* what is being looked at already may be this one, and if it is the last: it must not be missed */
+	bool look = stays && (ns->look_again || controller->rescan);
 	nvme_namespace_unlink(ns);
-	if (TAILQ_EMPTY(&controller->namespaces)) {
+	if (!TAILQ_EMPTY(&controller->namespaces) || controller->last) {
+		free_last(ns);
+	} else if (look) {
+		controller->last = ns;
+	} else {
 		depart(controller, ns);
 		return;
 	}
-	bdev_destroyed(&ns->bdev);
-	nvme_namespace_free(ns);
+	if (look)
+		nvme_controller_changed(controller, &nsid, 1);
 }
 
 static void removed(void *arg, int error)

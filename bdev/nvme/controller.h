@@ -49,7 +49,12 @@ void nvme_controller_ask(struct nvme_controller *controller, const struct nvme_s
 			 uint32_t bytes, void (*done)(void *arg, int status, const void *data),
 			 void *arg);
 
-/* From the bdev's destroy(): the last one takes the controller along. */
+/*
+ * From the bdev's destroy(): the last one takes the controller along, unless a rescan finds that a
+ * namespace is back.
+ */
 void nvme_controller_leave(struct nvme_namespace *ns);
+/* From rescan.c: none is under way any more. The controller may be gone after this. */
+void nvme_controller_looked(struct nvme_controller *controller);
 
 #endif

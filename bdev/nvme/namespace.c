@@ -17,6 +17,8 @@ enum {
 	FORMAT_LOW_MASK = 0xf, /* FLBAS: bits 3:0, and 6:5 above them */
 	FORMAT_HIGH_SHIFT = 1,
 	FORMAT_HIGH_MASK = 0x30,
+	BLOCK_SHIFT_MIN = 9,
+	BLOCK_SHIFT_MAX = 16,
 	PROTECTION_TYPE_MASK = 0x7,
 	DEALLOCATE_READS_MASK = 0x7,
 	DEALLOCATE_READS_ZEROES = 1,
@@ -26,25 +28,56 @@ enum {
 	TRANSFER_MAX_BYTES = BDEV_IO_MAX_BYTES,
 };
 
+/* One without metadata, of the same blocks if there is such a one. -1: there is none. */
+static int find_plain_format(const struct nvme_identify_namespace *identify, uint8_t data_shift)
+{
+	int found = -1;
+	for (int i = 0; i <= identify->formats && i < (int)COUNT_OF(identify->lba_formats); i++) {
+		const struct nvme_lba_format *format = &identify->lba_formats[i];
+		if (format->metadata_bytes || format->data_shift < BLOCK_SHIFT_MIN ||
+		    format->data_shift > BLOCK_SHIFT_MAX)
+			continue;
+		if (format->data_shift == data_shift)
+			return i;
+		if (found < 0)
+			found = i;
+	}
+	return found;
+}
+
+/* The format by its number and shape, and what may be done about it. */
+static int refuse_metadata(uint32_t nsid, const struct nvme_identify_namespace *identify,
+			   unsigned index, char why[NVME_WHY_BYTES])
+{
+	const struct nvme_lba_format *format = &identify->lba_formats[index];
+	unsigned type = identify->protection & PROTECTION_TYPE_MASK;
+	int plain = find_plain_format(identify, format->data_shift);
+	char protection[64] = "", remedy[128];
+	if (type)
+		snprintf(protection, sizeof(protection), " and protection information of type %u",
+			 type);
+	if (plain < 0)
+		snprintf(remedy, sizeof(remedy), "the device has no format without");
+	else
+		snprintf(remedy, sizeof(remedy),
+			 "reformat it, which erases it (nvme format --lbaf=%d%s)", plain,
+			 type ? " --pi=0" : "");
+	return nvme_refuse(why, -ENOTSUP,
+			   "namespace %u has LBA format %u, blocks of %llu bytes with %u bytes of "
+			   "metadata%s, which is not served: %s",
+			   nsid, index, 1ull << (format->data_shift & 63), format->metadata_bytes,
+			   protection, remedy);
+}
+
 static int check_format(uint32_t nsid, const struct nvme_identify_namespace *identify,
 			struct nvme_lba_format *format, char why[NVME_WHY_BYTES])
 {
 	unsigned index = (identify->format & FORMAT_LOW_MASK) |
 			 (identify->format >> FORMAT_HIGH_SHIFT & FORMAT_HIGH_MASK);
 	*format = identify->lba_formats[index];
-	if (identify->protection & PROTECTION_TYPE_MASK)
-		return nvme_refuse(
-			why, -ENOTSUP,
-			"namespace %u is formatted with protection information, which is "
-			"not served: reformat it (nvme format --pi=0)",
-			nsid);
-	if (format->metadata_bytes)
-		return nvme_refuse(
-			why, -ENOTSUP,
-			"namespace %u has %u bytes of metadata a block, which are not "
-			"served: reformat it with an LBA format without (nvme format --lbaf)",
-			nsid, format->metadata_bytes);
-	if (format->data_shift < 9 || format->data_shift > 16)
+	if (format->metadata_bytes || identify->protection & PROTECTION_TYPE_MASK)
+		return refuse_metadata(nsid, identify, index, why);
+	if (format->data_shift < BLOCK_SHIFT_MIN || format->data_shift > BLOCK_SHIFT_MAX)
 		return nvme_refuse(why, -ENOTSUP,
 				   "namespace %u has blocks of 2^%u bytes; 512 bytes to 64 KiB are "
 				   "served",

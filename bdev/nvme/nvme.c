@@ -52,6 +52,9 @@ static void choose(struct opening *opening, const struct nvme_controller *contro
 			 "%s has several namespaces: say which one, with /n%u behind the address",
 			 controller->address, ns->nsid);
 		ns = NULL;
+	} else if (!ns) {
+		snprintf(why, sizeof(why), "%s has no namespace at the moment",
+			 controller->address);
 	}
 	if (ns)
 		end(opening, &ns->bdev, 0, NULL);
@@ -77,10 +80,10 @@ static void disk_opened(void *arg, struct bdev *bdev, int error, const char *why
 	end(opening, bdev, 0, NULL);
 }
 
-/* Whether another way may work where passthrough does not. */
+/* Whether another way may work where passthrough does not. A format that is not served (-ENOTSUP) is none. */
 static bool is_refused(int error)
 {
-	return error == -EOPNOTSUPP || error == -ENOENT || error == -EACCES || error == -EPERM;
+	return error == -ENOSYS || error == -ENOENT || error == -EACCES || error == -EPERM;
 }
 
 /* The block device beside a path: "/dev/nvme0n1" of "/dev/ng0n1", and of itself. */

@@ -97,7 +97,7 @@ static int open_device(struct pass *pass, const char *path, char *why)
 		return 0;
 	int error = -errno;
 	if (block && error == -ENOENT)
-		return refuse(why, -EOPNOTSUPP,
+		return refuse(why, error,
 			      "%s has no character device %s to pass commands through (partitions "
 			      "have none): file:%s serves it through the block layer",
 			      path, generic, path);
@@ -147,7 +147,7 @@ static int admin_command(const struct pass *pass, const struct nvme_sqe *sqe, vo
 	int status = ioctl(pass->fd, NVME_IOCTL_ADMIN_CMD, &command);
 	if (result)
 		*result = command.result;
-	return status < 0 ? -errno : status;
+	return status < 0 ? -errno : nvme_status_plain(status);
 }
 
 static int pass_admin(struct nvme_controller *controller, const struct nvme_sqe *sqe, void *data,
@@ -185,9 +185,18 @@ static int refuse_command(const char *path, int error, char *why)
 		return refuse(why, error,
 			      "%s: the kernel lets only root (CAP_SYS_ADMIN) pass commands", path);
 	if (error == -EOPNOTSUPP || error == -ENOSYS || error == -EINVAL)
-		return refuse(why, -EOPNOTSUPP,
+		return refuse(why, -ENOSYS,
 			      "%s: this kernel passes no NVMe commands through io_uring", path);
 	return refuse(why, error, "%s: a read by passthrough fails: %s", path, strerror(-error));
+}
+
+/* The kernel may know what to do with it; but that is another way to the data, to be chosen. */
+static int refuse_format(const struct pass *pass, int error, char *why)
+{
+	size_t used = strlen(why);
+	snprintf(why + used, NVME_WHY_BYTES - used,
+		 "; or leave it to the kernel's block layer: file:/dev/%s", pass->disk);
+	return error;
 }
 
 static int describe(struct pass *pass, const char *path, char *why)
@@ -204,6 +213,8 @@ static int describe(struct pass *pass, const char *path, char *why)
 	/* refuses what can not be served, before a command is tried with it */
 	struct nvme_namespace *ns;
 	int error = nvme_namespace_add(&pass->base, (uint32_t)nsid, &identity, 0, &ns, why);
+	if (error == -ENOTSUP)
+		return refuse_format(pass, error, why);
 	if (error)
 		return error;
 	error = pass_probe(pass, (uint32_t)nsid, 1u << ns->block_shift);

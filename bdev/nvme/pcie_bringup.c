@@ -102,15 +102,47 @@ int pcie_enable(struct pcie_controller *controller)
 			   ready_timeout_ms(controller));
 }
 
+static uint64_t shutdown_timeout_ms(const struct pcie_controller *controller)
+{
+	uint64_t told = (controller->base.identify.rtd3e + 999ull) / 1000;
+	if (!told)
+		return PCIE_SHUTDOWN_DEFAULT_MS;
+	return MIN_OF(MAX_OF(told, (uint64_t)PCIE_SHUTDOWN_MIN_MS), (uint64_t)PCIE_SHUTDOWN_MAX_MS);
+}
+
+/* Base 3.6.1: the I/O queues go first. What does not work here ends with the controller. */
+static void delete_queues(struct pcie_controller *controller)
+{
+	int status = 0;
+	for (unsigned i = 0; i < reactor_count && status >= 0; i++) {
+		const struct pcie_queue *queue = controller->queues[i];
+		if (!queue || controller->admin_lost)
+			continue;
+		const struct nvme_sqe submission = {.opcode = NVME_ADMIN_DELETE_SQ,
+						    .cdw10 = queue->ring.id};
+		const struct nvme_sqe completion = {.opcode = NVME_ADMIN_DELETE_CQ,
+						    .cdw10 = queue->ring.id};
+		status = pcie_admin_locked(controller, &submission, NULL, 0, NULL);
+		if (status >= 0)
+			status = pcie_admin_locked(controller, &completion, NULL, 0, NULL);
+	}
+}
+
 int pcie_shutdown(struct pcie_controller *controller)
 {
 	const struct pcie_registers *registers = &controller->registers;
-	if (pcie_is_gone(pcie_read(registers, NVME_REG_CSTS)))
+	uint32_t csts = pcie_read(registers, NVME_REG_CSTS);
+	if (pcie_is_gone(csts))
 		return -ENODEV;
 	uint32_t cc = pcie_read(registers, NVME_REG_CC);
-	pcie_write(registers, NVME_REG_CC, (cc & ~(uint32_t)NVME_CC_SHN_MASK) | NVME_CC_SHN_NORMAL);
+	if (!(cc & NVME_CC_EN) || !(csts & NVME_CSTS_RDY) || cc & NVME_CC_SHN_MASK)
+		return 0;
+	if (csts & NVME_CSTS_CFS)
+		return -EIO;
+	delete_queues(controller);
+	pcie_write(registers, NVME_REG_CC, cc | NVME_CC_SHN_NORMAL);
 	return wait_status(controller, NVME_CSTS_SHST_MASK, NVME_CSTS_SHST_DONE, true,
-			   PCIE_SHUTDOWN_TIMEOUT_MS);
+			   shutdown_timeout_ms(controller));
 }
 
 /* ---- Admin commands ---- */
@@ -177,7 +209,7 @@ int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe 
 		memcpy(data, memory->data, bytes);
 	if (result)
 		*result = cqe.result;
-	return cqe.status >> 1;
+	return nvme_status_plain(cqe.status >> 1);
 }
 
 /* ---- I/O queues ---- */

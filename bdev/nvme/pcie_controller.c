@@ -289,6 +289,10 @@ int pcie_controller_restart(struct pcie_controller *controller)
 void pcie_controller_quiesce(struct pcie_controller *controller)
 {
 	pthread_mutex_lock(&controller->lock);
+	int error = pcie_shutdown(controller);
+	if (error && error != -ENODEV)
+		log_warning("nvme", "%s: the shutdown is not confirmed: %s",
+			    controller->base.address, reason(error));
 	(void)pcie_disable(controller);
 	controller->backend->stop_dma(controller);
 	controller->admin_lost = true;
@@ -297,12 +301,6 @@ void pcie_controller_quiesce(struct pcie_controller *controller)
 
 void pcie_controller_stop(struct pcie_controller *controller)
 {
-	pthread_mutex_lock(&controller->lock);
-	int error = controller->admin_lost ? 0 : pcie_shutdown(controller);
-	pthread_mutex_unlock(&controller->lock);
-	if (error)
-		log_warning("nvme", "%s: the shutdown is not confirmed: %s",
-			    controller->base.address, reason(error));
 	pcie_controller_quiesce(controller);
 	free_all(controller);
 	pthread_mutex_destroy(&controller->lock);

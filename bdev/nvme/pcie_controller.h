@@ -17,7 +17,13 @@
 enum {
 	PCIE_ADMIN_ENTRIES = 32,
 	PCIE_ADMIN_DATA_BYTES = 4096, /* the most that one admin command moves */
-	PCIE_SHUTDOWN_TIMEOUT_MS = 10000,
+	/*
+	 * How long an orderly shutdown may take: what IDENTIFY tells (RTD3E), within these bounds; where
+	 * it tells nothing, the default.
+	 */
+	PCIE_SHUTDOWN_DEFAULT_MS = 10000,
+	PCIE_SHUTDOWN_MIN_MS = 5000,
+	PCIE_SHUTDOWN_MAX_MS = 60000,
 	PCIE_EVENT_CID = 0xffff, /* of the Asynchronous Event Request; of no other admin command */
 	PCIE_LOOK_US = 100000,	 /* between two looks for its answer */
 };
@@ -77,7 +83,7 @@ struct pcie_controller {
 	pthread_mutex_t lock; /* held over a whole admin command, and over a whole reset */
 	struct pcie_ring admin;
 	uint16_t admin_cid;
-	bool admin_lost; /* a command never ended: its buffer may still be written */
+	bool admin_lost; /* one never ended: its buffer may still be written. No more until a reset */
 	uint64_t admin_strays;
 	struct pcie_event event;
 	/* ---- constant while queues are in use ---- */
@@ -117,7 +123,7 @@ struct pcie_admin_memory {
 int pcie_controller_start(struct pcie_controller *controller, char why[NVME_WHY_BYTES]);
 /* Every namespace, by nvme_namespace_add(). 0, or -errno and a sentence: there is none to serve. */
 int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[NVME_WHY_BYTES]);
-/* Orderly, if it still answers; frees what start() made. */
+/* As quiesce(); frees what start() made. */
 void pcie_controller_stop(struct pcie_controller *controller);
 
 /* For nvme_transport: admin(). */
@@ -129,12 +135,20 @@ int pcie_controller_admin(struct nvme_controller *base, const struct nvme_sqe *s
  * gone; -EIO, -ETIMEDOUT: it does not come back.
  */
 int pcie_controller_restart(struct pcie_controller *controller);
-/* With all queues paused: no DMA any more, whether it still answers or not. */
+/*
+ * With all queues paused: an orderly shutdown where the controller is ready - whatever has become of
+ * admin commands -, then no DMA any more, whether it still answers or not.
+ */
 void pcie_controller_quiesce(struct pcie_controller *controller);
 
 /* ---- pcie_bringup.c: with the lock held ---- */
 int pcie_disable(struct pcie_controller *controller);
 int pcie_enable(struct pcie_controller *controller);
+/*
+ * Deletes the I/O queues, tells the controller that it is to be shut down and waits for it, for as
+ * long as RTD3E says within the bounds above. 0, also where there is nothing to shut down: it is not
+ * enabled, not ready, or shut down already. -ENODEV; -EIO: a fatal status; -ETIMEDOUT.
+ */
 int pcie_shutdown(struct pcie_controller *controller);
 /* One admin command; data: at most PCIE_ADMIN_DATA_BYTES, to the device or from it. */
 int pcie_admin_locked(struct pcie_controller *controller, const struct nvme_sqe *sqe, void *data,

@@ -60,7 +60,7 @@ bool pcie_event_take(struct pcie_controller *controller, const struct nvme_cqe *
 		return false;
 	event->result = cqe->result;
 	/* a device that answers with an error would do so again and again */
-	event->state = cqe->status >> 1 ? PCIE_EVENT_OFF : PCIE_EVENT_TOLD;
+	event->state = nvme_status_plain(cqe->status >> 1) ? PCIE_EVENT_OFF : PCIE_EVENT_TOLD;
 	return true;
 }
 

@@ -52,16 +52,23 @@ static int start(struct pcie_queue *queue, struct nvme_command *command)
 	return 0;
 }
 
+/* What a status that is not plainly 0 comes to. */
+static int outcome(const struct pcie_slot *slot, int status)
+{
+	status = nvme_status_plain(status);
+	return status && slot->aborted && status != -ENODEV ? -ETIMEDOUT : status;
+}
+
 /* The slot is free before done(): that may issue the same command anew. */
 static void finish(struct pcie_queue *queue, struct pcie_slot *slot, int status, uint32_t result)
 {
 	struct nvme_command *command = command_of(queue, slot);
 	if (unlikely(slot->state == PCIE_SLOT_HELD))
 		TAILQ_REMOVE(&queue->held, slot, link);
+	if (unlikely(status))
+		status = outcome(slot, status);
 	if (unlikely(slot->bounced))
 		pcie_prp_end(queue, command, !status);
-	if (unlikely(status && slot->aborted && status != -ENODEV))
-		status = -ETIMEDOUT;
 	slot->state = PCIE_SLOT_FREE;
 	queue->flying--;
 	command->done(command, status, result);

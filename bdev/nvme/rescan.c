@@ -2,7 +2,8 @@
 /*
  * rescan: a list of namespace ids, asked about one after the other by nvme_controller_ask(), which
  * keeps the controller from going meanwhile. What comes while one is under way is served by another
- * one of all namespaces behind it.
+ * one of all namespaces behind it. A namespace can not become a bdev while the one that it was before
+ * still leaves: it is looked at again when that has left.
  */
 #include "bdev/nvme/rescan.h"
 
@@ -54,11 +55,13 @@ static void end(struct nvme_rescan *rescan)
 {
 	struct nvme_controller *controller = rescan->controller;
 	controller->rescan = NULL;
-	if (controller->rescan_again)
-		begin(controller, NULL, 0);
 	answer(rescan->waits, rescan->error);
 	free(rescan->ids);
 	free(rescan);
+	if (controller->rescan_again)
+		begin(controller, NULL, 0);
+	else
+		nvme_controller_looked(controller);
 }
 
 static void note(struct nvme_rescan *rescan, int error)
@@ -84,7 +87,11 @@ static void remove_bdev(struct nvme_namespace *ns, const char *why)
 static void update(struct nvme_namespace *ns, const struct nvme_identify_namespace *identify)
 {
 	char why[NVME_WHY_BYTES];
-	if (!ns->bdev.removing && nvme_namespace_update(ns, identify, why))
+	if (!ns->bdev.removing && !nvme_namespace_update(ns, identify, why))
+		return;
+	/* by a way to one namespace only, none can come */
+	ns->look_again = ns->transport->lists_namespaces;
+	if (!ns->bdev.removing)
 		remove_bdev(ns, why);
 }
 
@@ -222,6 +229,7 @@ static void begin(struct nvme_controller *controller, const uint32_t *ids, unsig
 		log_error("nvme", "%s: no memory to look at its namespaces", controller->name);
 		answer(controller->rescan_waits, -ENOMEM);
 		controller->rescan_waits = NULL;
+		nvme_controller_looked(controller);
 		return;
 	}
 	rescan->controller = controller;

@@ -111,9 +111,16 @@ _Static_assert(sizeof(struct nvme_cqe) == NVME_CQE_BYTES, "as on the wire");
  * SCT, 12:11 CRD, 13 M, 14 DNR. 0: success.
  */
 enum nvme_status_bits {
-	NVME_STATUS_CODE = 0x7ff, /* SCT and SC */
+	NVME_STATUS_CODE = 0x7ff, /* SCT and SC; they alone tell success */
+	NVME_STATUS_MORE = 0x2000,
 	NVME_STATUS_DNR = 0x4000,
 };
+
+/* A success whose other bits are set (there is more in the error log, …) is 0 like any other. */
+static inline int nvme_status_plain(int status)
+{
+	return status > 0 && !(status & NVME_STATUS_CODE) ? 0 : status;
+}
 
 /* Registers of the controller, Base 3.1.3: offsets in BAR0. */
 enum nvme_register {
@@ -144,7 +151,7 @@ enum nvme_cc {
 enum nvme_csts {
 	NVME_CSTS_RDY = 1 << 0,
 	NVME_CSTS_CFS = 1 << 1,
-	NVME_CSTS_SHST_MASK = 3 << 2,
+	NVME_CSTS_SHST_MASK = 3 << 2, /* 0: no shutdown was asked for */
 	NVME_CSTS_SHST_DONE = 2 << 2,
 };
 
@@ -165,7 +172,8 @@ struct nvme_identify_controller {
 	uint8_t mdts;      /* 0: no limit, else 2^mdts pages of CAP.MPSMIN */
 	uint16_t cntlid;
 	uint32_t version;
-	uint8_t pad84[8];
+	uint32_t rtd3r;    /* us, from no power to ready */
+	uint32_t rtd3e;    /* us, that a shutdown takes at most; 0: not told */
 	uint32_t oaes;     /* which events it tells of; NVME_EVENTS_NAMESPACES */
 	uint8_t pad96[160];
 	uint16_t oacs;     /* bit 8: doorbell buffer config */

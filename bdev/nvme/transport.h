@@ -123,6 +123,8 @@ struct nvme_controller {
 	bool leaving;  /* nvme_detach() is under way */
 	unsigned asks; /* admin commands of the control thread's under way: it stays so long */
 	struct nvme_departure *departure; /* begins when there are none; else NULL */
+	/* the bdev that has left last, while a rescan looks whether a namespace is back; else NULL */
+	struct nvme_namespace *last;
 	uint32_t transfer_bytes_max; /* as given to nvme_namespace_add() last */
 	/* rescan.c */
 	struct nvme_rescan *rescan; /* under way, or NULL */
@@ -160,6 +162,7 @@ struct nvme_namespace {
 	uint32_t transfer_bytes_max; /* of one READ or WRITE: MDTS; a multiple of the block */
 	bool write_cache;	     /* volatile: FLUSH must reach the device */
 	bool deac;		     /* WRITE ZEROES with DEAC is known */
+	bool look_again; /* the bdev leaves, but the device has the namespace: it becomes a new bdev */
 	/* errors by what they were, counted on the cores with counter_add() at [reactor index] */
 	struct nvme_error_counters *errors;
 };

@@ -10,7 +10,7 @@ import harness
 import rawnbd
 from harness import KIB, MIB, SANITIZED
 from rawnbd import (CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES,
-                    Closed, EIO, ENOMEM)
+                    Closed, EIO, ENOMEM, ESHUTDOWN)
 from rpcbase import RpcTest
 from rpcclient import RpcError
 
@@ -238,6 +238,104 @@ class Stuck(FaultTest):
 
 
 class StuckApart(Stuck):
+    ARRANGEMENT = harness.APART
+
+
+class Removed(FaultTest):
+    """A bdev that is taken away from its export: every request is answered before the connection ends."""
+
+    def remove(self, name):
+        """By force; the answer comes when all has gone."""
+        thread = threading.Thread(target=self.rpc, args=("bdev_malloc_delete",),
+                                  kwargs={"name": name, "force": True})
+        thread.start()
+        self.addCleanup(thread.join)
+        return thread
+
+    @staticmethod
+    def take(client, answers, count=1):
+        for _ in range(count):
+            cookie, error, _ = client.reply()
+            if cookie in answers:
+                raise AssertionError("a request is answered twice")
+            answers[cookie] = error
+
+    def test_in_flight(self):
+        """What the bdev still ends is answered so, what comes meanwhile is refused."""
+        self.rpc("bdev_delay_create", base_bdev_name="m", name="d", avg_read_latency=700000,
+                 p99_read_latency=700000, avg_write_latency=700000, p99_write_latency=700000)
+        self.rpc("export_create", name="d", bdev="d")
+        client, answers = self.target.connect("d"), {}
+        begun = [client.request(CMD_READ, 0, 4096),
+                 client.request(CMD_WRITE, 8192, 4096, payload=b"w" * 4096)]
+        self.until_busy("d", 2)
+        removal = self.remove("m")
+        while ESHUTDOWN not in answers.values():  # the client's core hears of it a moment later
+            client.request(CMD_READ, 8 * MIB, 512)  # which is refused in any case, at once
+            self.take(client, answers)
+        later = [client.request(CMD_READ, 0, 512), client.request(CMD_TRIM, 0, 512),
+                 client.request(CMD_WRITE, 0, 512, payload=b"x" * 512)]
+        while set(begun + later) - set(answers):
+            self.take(client, answers)
+        self.assertEqual([answers[cookie] for cookie in begun], [0, 0])
+        self.assertEqual({answers[cookie] for cookie in later}, {ESHUTDOWN})
+        removal.join(15)
+        with self.assertRaises(Closed):
+            while True:
+                self.take(client, answers)
+        self.assertEqual(self.rpc("bdev_get_bdevs"), [])
+
+    def test_stuck(self):
+        """What the bdev does not end is answered in its place, READs in parts and behind others too."""
+        for mode in rawnbd.SIMPLE, rawnbd.STRUCTURED, rawnbd.EXTENDED:
+            self.malloc(4 * MIB, name="base")
+            self.rpc("bdev_error_create", base_name="base")
+            self.rpc("export_create", name="e", bdev="EE_base")
+            self.rpc("bdev_error_inject_error", name="EE_base", io_type="all", error_type="pending",
+                     num=1000)
+            client, answers = self.target.connect("e", mode=mode), {}
+            stuck = [client.request(command, 65536 * number, 4096,
+                                    payload=b"s" * 4096 if command == CMD_WRITE else b"")
+                     for number, command in enumerate((CMD_READ, CMD_WRITE, CMD_TRIM,
+                                                       CMD_WRITE_ZEROES))]
+            stuck.append(client.request(CMD_FLUSH))
+            stuck += [client.request(CMD_READ, 0, 3 * MIB) for _ in range(3)]
+            stuck.append(client.request(CMD_WRITE, 0, 3 * MIB, payload=bytes(3 * MIB)))
+            self.until_busy("e", 9)
+            began = time.monotonic()
+            removal = self.remove("base")
+            self.take(client, answers, len(stuck))
+            self.assertEqual({answers[cookie] for cookie in stuck}, {ESHUTDOWN}, mode)
+            self.assertEqual(client.receive_until_closed(), b"", mode)
+            self.assertGreater(time.monotonic() - began, 0.8)
+            self.rpc("bdev_error_inject_error", name="EE_base", io_type="clear",
+                     error_type="failure")  # the last FLUSH
+            removal.join(15)
+            self.assertEqual(self.rpc("export_get_exports"), [])
+
+    def test_idle_client_is_let_go(self):
+        self.rpc("export_create", name="e", bdev="m")
+        client = self.target.connect("e")
+        self.remove("m").join(15)
+        self.assertEqual(client.receive_until_closed(), b"")
+
+    def test_client_that_does_not_read(self):
+        """Who takes no replies does not hold the removal up."""
+        self.rpc("export_create", name="e", bdev="m")
+        client = self.target.connect("e")
+        for _ in range(64):
+            client.request(CMD_READ, 0, MIB)
+        began = time.monotonic()
+        self.remove("m").join(30)
+        self.assertEqual(self.rpc("bdev_get_bdevs"), [])
+        self.assertLess(time.monotonic() - began, 20)
+
+    def until_busy(self, name, count):
+        harness.wait_for(lambda: self.rpc("export_get_iostat", name=name)["exports"][0]["inflight"] >= count,
+                         10, "the requests to be under way")
+
+
+class RemovedApart(Removed):
     ARRANGEMENT = harness.APART
 
 

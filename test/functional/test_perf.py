@@ -160,6 +160,18 @@ class Load(PerfTest):
         self.assertEqual(sum(bucket[2] for bucket in told["latency_buckets_ns"]),
                          told["reads"]["requests"])
 
+    def test_requests_after_warmup(self):
+        """--requests are those that are measured, however many the warm-up takes."""
+        for args in ([], ["--rate", 2000], ["--connections", 3, "--rw", "randrw", "--verify"]):
+            with self.subTest(args=args):
+                name = "m" if "--verify" in args else "n"
+                before = sum(self.counts(name).values())
+                told = perf(self.target.uri(name), "--requests", 500, "--warmup", "0.4", "--json",
+                            *args).json
+                self.assertEqual(told["total"]["requests"], 500)
+                self.assertGreater(sum(self.counts(name).values()) - before, 700)
+                self.assertEqual(told["unsent"], 0)
+
     def test_quantiles_fit_the_buckets(self):
         told = perf(self.target.uri("n"), "--requests", 5000, "--json").json
         latency, seen = told["reads"]["latency_ns"], 0
@@ -364,11 +376,20 @@ class Tls(PerfTest):
         self.assertIn("TLS: ", done.err)
         self.load(tls_uri, "--tls-certificates", self.pki.dir, "--tls-hostname", "else",
                   "--tls-no-verify")
+        for uri, args in ((tls_uri, ["--tls-no-verify"]), (target.uri(), ["--tls-no-verify"]),
+                          (f"{target.uri()}?tls-verify-peer=0", [])):
+            self.assertTrue(self.load(uri, *args).json["targets"][0]["tls"])
         done = self.load(tls_uri, "--tls-certificates", "/nowhere", status=1)
         self.assertIn("/nowhere", done.err)
         plain = self.start("malloc:8M", tcp=True)
         done = self.load(plain.uri(), "--tls-certificates", self.pki.dir, status=1)
         self.assertIn("the server", done.err)
+        # whatever speaks of TLS means it
+        self.assertIn("the server", self.load(plain.uri(), "--tls-no-verify", status=1).err)
+        self.assertIn("the server", self.load(f"{plain.uri()}?tls-certificates={self.pki.dir}",
+                                              status=1).err)
+        for args in (["--tls-hostname", "x"], ["--tls-username", "x"]):
+            self.assertIn("TLS needs", self.load(plain.uri(), *args, status=1).err)
 
     def test_psk(self):
         path = psk_file(self.path("keys.psk"), alice="0123456789abcdef" * 4, bob="ab" * 32)

@@ -340,7 +340,9 @@ static bool is_lingering_too_long(const struct connection *conn, uint64_t now)
 	       now - conn->send_started > stall_ticks();
 }
 
-void connection_time_out(struct connection *conn, struct request *request)
+/* In the bdev's place; what that makes of it is dropped. False: it can not be, or was before. */
+static bool answer_early(struct connection *conn, struct request *request, uint32_t error,
+			 const char *message)
 {
 	struct request *whole = request->parent ? request->parent : request;
 	struct nbd_command_request wire = {
@@ -349,15 +351,45 @@ void connection_time_out(struct connection *conn, struct request *request)
 		.type = whole->type,
 	};
 	if (whole->answered || conn->writing == whole || conn->mute)
-		return;
+		return false;
 	if (conn->big == whole && conn->big_exclusive) {
-		connection_kill(conn, "a READ timed out after its reply had begun");
-		return;
+		connection_kill(conn, "a READ was not ended after its reply had begun");
+		return false;
 	}
 	whole->answered = true;
-	transmit_error(conn, &wire, NBD_EIO, "the request timed out");
+	transmit_error(conn, &wire, error, message);
 	if (conn->big == whole)
 		command_leave_read(conn);
+	return true;
+}
+
+void connection_time_out(struct connection *conn, struct request *request)
+{
+	answer_early(conn, request, NBD_EIO, "the request timed out");
+}
+
+/* One READ behind another may reach the bdev only now: until there are none. */
+static bool answer_some(struct connection *conn)
+{
+	struct request_pool *pool = &conn->core->requests;
+	bool any = false;
+	for (unsigned i = 0; i < pool->unused; i++) {
+		struct request *request = &pool->slots[i];
+		if (!request->in_bdev || request->owner != conn)
+			continue;
+		any |= answer_early(conn, request, NBD_ESHUTDOWN, "the export's bdev is removed");
+		request_abort(request);
+	}
+	return any;
+}
+
+void connection_answer_all(struct connection *conn)
+{
+	reactor_assert_owner(conn->core->reactor);
+	while (answer_some(conn))
+		;
+	conn->stuck = true; /* until the next look at all requests */
+	command_fail_waiting(conn);
 }
 
 bool connection_is_late(const struct connection *conn, uint64_t since)

@@ -175,6 +175,8 @@ void connection_resume(struct connection *conn);
 void connection_free_batches(struct nbd_core *core);
 /* The request has taken too long: its client learns that it failed, what comes of it is dropped. */
 void connection_time_out(struct connection *conn, struct request *request);
+/* The bdev goes: what it has not ended fails (ESHUTDOWN), as does what waits for a buffer. */
+void connection_answer_all(struct connection *conn);
 /* Whether the export's time for a request that began then (ticks) is over. */
 bool connection_is_late(const struct connection *conn, uint64_t since);
 /* For nbd_core: stalled clients, time-outs. */

@@ -386,6 +386,8 @@ void nbd_end_export_here(struct export *export)
 			connection_kill(conn, "its export is deleted");
 		else
 			connection_drain(conn, "its export is deleted");
+		if (export->answer && !export->kick)
+			connection_answer_all(conn);
 	}
 }
 

@@ -291,12 +291,17 @@ static void start_ending(void *arg)
 	control_for_each_reactor(REACTOR_NET, end_on_core, all_told, arg);
 }
 
+static void tell_again(struct export *export)
+{
+	atomic_fetch_add(&export->connections, 1); /* until the round is over */
+	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+}
+
 /* Draining takes too long. The call that began it is answered when all is freed. */
 static void kick_now(struct export *export)
 {
 	export->kick = true;
-	atomic_fetch_add(&export->connections, 1); /* until the round is over */
-	control_for_each_reactor(REACTOR_NET, end_on_core, put_last, export);
+	tell_again(export);
 }
 
 static void start_closing(struct export *export, bool kick)
@@ -337,6 +342,19 @@ int export_delete(struct export *export, bool kick, uint32_t drain_ms,
 	return 0;
 }
 
+/* The bdev goes, and has not ended what is in flight. */
+static void answer_now(struct control_timer *timer)
+{
+	struct export *export = container_of(timer, struct export, drain);
+	if (export->answer_rounds++ == EXPORT_ANSWER_ROUNDS) {
+		drained_too_long(timer);
+		return;
+	}
+	export->answer = true;
+	tell_again(export);
+	control_arm_timer(timer, EXPORT_ANSWER_MS * 1000ull);
+}
+
 static void bdev_event(struct bdev_claim *claim, enum bdev_event event)
 {
 	struct export *export = container_of(claim, struct export, claim);
@@ -344,9 +362,11 @@ static void bdev_event(struct bdev_claim *claim, enum bdev_event event)
 		return;
 	export->doomed = true;
 	if (export->state == EXPORT_READY)
-		start_closing(export, true);
-	else if (export->state == EXPORT_CLOSING && !export->kick && !export->closing_channels)
-		kick_now(export);
+		start_closing(export, false);
+	if (export->state != EXPORT_CLOSING || export->kick || export->closing_channels)
+		return;
+	export->drain.fire = answer_now;
+	control_arm_timer(&export->drain, EXPORT_DOOMED_MS * 1000ull);
 }
 
 /* ---- Opening ---- */

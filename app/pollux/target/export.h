@@ -15,6 +15,11 @@ enum {
 	EXPORT_DESCRIPTION_MAX_BYTES = 4096,
 	EXPORT_NETWORKS_MAX = 1024,
 	EXPORT_DRAIN_MS = 10000, /* of export_delete, unless told otherwise */
+	/* the bdev goes: for so long it may end what is in flight; then that is answered in its place,
+	 * in rounds, because requests may wait behind others; then connections are kicked */
+	EXPORT_DOOMED_MS = 1000,
+	EXPORT_ANSWER_MS = 250,
+	EXPORT_ANSWER_ROUNDS = 4,
 };
 
 /* What a front end does with requests on an export, kept by the net core. */
@@ -30,7 +35,7 @@ struct export_stats {
 
 enum export_state {
 	EXPORT_OPENING, /* from export_create(); leaves when the bdev's channels are open */
-	EXPORT_READY,	/* in the table; leaves by export_delete() or the bdev's removal */
+	EXPORT_READY,	/* in the table; leaves by export_delete(), or drained, by the bdev's removal */
 	EXPORT_CLOSING, /* out of the table; its last connection going closes the channels */
 };
 
@@ -54,11 +59,13 @@ struct export
 	enum export_state state;
 	struct bdev_claim claim;
 	char *holder; /* "export NAME" */
-	bool kick;
+	bool kick;   /* its connections are ended at once */
+	bool answer; /* what the bdev does not end is answered with an error */
 	bool told;   /* every net core has ended its connections, or is about to */
 	bool doomed; /* the bdev goes */
 	bool closing_channels;
-	struct control_timer drain;				   /* then what is left is kicked */
+	struct control_timer drain; /* its next step: what is left is answered, or kicked */
+	unsigned answer_rounds;
 	void (*done)(void *arg, struct export *export, int error); /* of create or delete */
 	void *done_arg;
 	TAILQ_ENTRY(export) link;
@@ -104,7 +111,8 @@ unsigned export_count(void);
 
 /*
  * The front end's part in ending an export, set once at start: called on every net core, it ends
- * that core's connections to the export (export->kick: at once); they give it back by export_put().
+ * that core's connections to the export - export->answer: they also answer what is in flight;
+ * export->kick: at once -; they give it back by export_put().
  */
 extern void (*export_end_here)(struct export *export);
 

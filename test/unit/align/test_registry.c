@@ -429,7 +429,7 @@ static void test_all_let_go_at_once(void **state)
 	free(thing);
 }
 
-/* The name is free at once; the callback waits for the driver. */
+/* The name is free at once; the callback waits for the driver, as the process does at its end. */
 static void test_destroy_takes_its_time(void **state)
 {
 	struct thing *thing = thing_make("thing");
@@ -437,14 +437,18 @@ static void test_destroy_takes_its_time(void **state)
 	thing->later = true;
 	assert_int_equal(bdev_remove(&thing->bdev, false, count_removed, &removed), 0);
 	assert_null(bdev_find("thing"));
+	assert_null(bdev_first());
+	assert_false(bdev_all_gone());
 	struct thing *next = thing_make("thing");
 	fake_settle();
 	assert_int_equal(thing->destroyed, 1);
 	assert_int_equal(removed, 0);
+	assert_false(bdev_all_gone());
 	bdev_destroyed(&thing->bdev);
 	assert_int_equal(removed, 1);
 	free(thing);
 	thing_remove(next);
+	assert_true(bdev_all_gone());
 }
 
 static unsigned messages_seen;

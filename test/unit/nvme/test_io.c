@@ -641,10 +641,27 @@ static void test_formats(void **state)
 	struct nvme_identify_namespace identity = identity_of(9);
 	start(9, all_oncs);
 	identity.lba_formats[0].metadata_bytes = 8;
-	assert_int_equal(refusal(&identity, "metadata"), -ENOTSUP);
+	assert_int_equal(refusal(&identity,
+				 "namespace 2 has LBA format 0, blocks of 512 bytes with 8 bytes of "
+				 "metadata, which is not served: the device has no format without"),
+			 -ENOTSUP);
+	/* the format to change to: of the same blocks, else the first that is served */
+	identity.formats = 3;
+	identity.lba_formats[1] = (struct nvme_lba_format){0, 8, 0};
+	identity.lba_formats[2] = (struct nvme_lba_format){0, 12, 0};
+	assert_int_equal(refusal(&identity, "nvme format --lbaf=2)"), -ENOTSUP);
+	identity.lba_formats[3] = (struct nvme_lba_format){0, 9, 0};
+	assert_int_equal(refusal(&identity, "nvme format --lbaf=3)"), -ENOTSUP);
+	identity.format = 1 << 5; /* format 16 */
+	identity.lba_formats[16] = (struct nvme_lba_format){16, 12, 0};
+	identity.protection = 2;
+	assert_int_equal(refusal(&identity,
+				 "LBA format 16, blocks of 4096 bytes with 16 bytes of metadata and "
+				 "protection information of type 2"),
+			 -ENOTSUP);
 	identity = identity_of(9);
 	identity.protection = 1;
-	assert_int_equal(refusal(&identity, "protection"), -ENOTSUP);
+	assert_int_equal(refusal(&identity, "nvme format --lbaf=0 --pi=0)"), -ENOTSUP);
 	identity = identity_of(8);
 	assert_int_equal(refusal(&identity, "2^8"), -ENOTSUP);
 	identity = identity_of(9);

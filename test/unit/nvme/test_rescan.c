@@ -102,6 +102,7 @@ const char *nvme_address_full(const char *address, char full[NVME_ADDRESS_BYTES]
 
 static struct nvme_controller *controller;
 static unsigned resized, removals, answers;
+static bool holds_on; /* the holder lets go of the bdev only when the test does */
 static int answer_error;
 
 static void event(struct bdev_claim *claim, enum bdev_event what)
@@ -111,7 +112,8 @@ static void event(struct bdev_claim *claim, enum bdev_event what)
 		return;
 	}
 	removals++;
-	bdev_release(claim);
+	if (!holds_on)
+		bdev_release(claim);
 }
 
 static struct bdev_claim claim = {.holder = "the test", .write = true, .event = event};
@@ -137,6 +139,7 @@ static void start(void)
 	memset(device.shift, 9, sizeof(device.shift));
 	device.blocks[1] = device.blocks[2] = 1000;
 	resized = removals = answers = 0;
+	holds_on = false;
 	transport.lists_namespaces = true;
 	nvme_attach(&options, attached, NULL);
 	fake_settle();
@@ -249,19 +252,123 @@ static void test_of_one_namespace(void **state)
 	stop();
 }
 
-/* What a bdev can not take on while it lives takes it away. */
+/* What a bdev can not take on while it lives takes it away; what is there then is a new one. */
 static void test_is_another(void **state)
 {
 	start();
+	struct bdev *second = bdev_find("Nvme0n2");
+	char uuid[sizeof(second->uuid)];
+	memcpy(uuid, second->uuid, sizeof(uuid));
 	device.shift[1] = 12;
 	rescan(0);
-	assert_null(bdev_find("Nvme0n1"));
+	assert_int_equal(removals, 1);
+	assert_int_equal(size_of("Nvme0n1"), 1000 * 4096);
+	assert_string_equal(bdev_find("Nvme0n2")->uuid, uuid);
 	device.nguid[2] = 1;
 	rescan(0);
-	assert_null(bdev_find("Nvme0n2"));
-	assert_int_equal(size_of("Nvme0n1"), 1000 * 4096);
-	rescan(0);
+	assert_string_not_equal(bdev_find("Nvme0n2")->uuid, uuid);
 	assert_int_equal(size_of("Nvme0n2"), 1000 * 512);
+	stop();
+}
+
+/* The first one's bdev is removed, and its holder does not let go of it. */
+static void begin_to_leave(void)
+{
+	const uint32_t first = 1;
+	holds_on = true;
+	device.blocks[1] = 0;
+	nvme_controller_changed(controller, &first, 1);
+	fake_settle();
+	assert_int_equal(removals, 1);
+	assert_true(bdev_find("Nvme0n1")->removing);
+}
+
+/* A namespace that is back before its old bdev has gone is looked at again when that has. */
+static void test_back_while_it_leaves(void **state)
+{
+	const uint32_t first = 1;
+	start();
+	begin_to_leave();
+	device.blocks[1] = 77;
+	nvme_controller_changed(controller, &first, 1);
+	fake_settle();
+	assert_int_equal(size_of("Nvme0n1"), 1000 * 512);
+	bdev_release(&claim);
+	fake_settle();
+	assert_int_equal(size_of("Nvme0n1"), 77 * 512);
+	assert_false(bdev_find("Nvme0n1")->removing);
+	/* once more, but it goes again before: nothing is left of it */
+	holds_on = true;
+	assert_int_equal(bdev_claim(bdev_find("Nvme0n1"), &claim), 0);
+	removals = 0;
+	begin_to_leave();
+	device.blocks[1] = 78;
+	rescan(0);
+	device.blocks[1] = 0;
+	rescan(0);
+	bdev_release(&claim);
+	fake_settle();
+	assert_null(bdev_find("Nvme0n1"));
+	assert_non_null(nvme_controller_find("Nvme0"));
+	stop();
+}
+
+/* The only one is back: the controller does not go with the old bdev. */
+static void test_last_is_back(void **state)
+{
+	start();
+	device.blocks[2] = 0;
+	rescan(0);
+	begin_to_leave();
+	device.blocks[1] = 77;
+	rescan(0);
+	bdev_release(&claim);
+	fake_settle();
+	assert_ptr_equal(nvme_controller_find("Nvme0"), controller);
+	assert_int_equal(size_of("Nvme0n1"), 77 * 512);
+	stop();
+}
+
+/* The old bdev goes while the device is being asked: the answer counts, whatever it is. */
+static void last_leaves_while_asked(bool back)
+{
+	const uint32_t first = 1;
+	start();
+	device.blocks[2] = 0;
+	rescan(0);
+	begin_to_leave();
+	device.blocks[1] = back ? 77 : 0;
+	nvme_controller_changed(controller, &first, 1);
+	bdev_release(&claim);
+	fake_settle();
+	assert_int_equal(size_of("Nvme0n1"), back ? 77 * 512 : 0);
+	assert_int_equal(nvme_controller_find("Nvme0") != NULL, back);
+	stop();
+}
+
+static void test_last_leaves_while_asked(void **state)
+{
+	last_leaves_while_asked(true);
+	last_leaves_while_asked(false);
+}
+
+/* The last one's bdev has left, the device is asked whether it is back: then it is to be detached. */
+static void test_detach_while_last_is_asked_for(void **state)
+{
+	start();
+	device.blocks[2] = 0;
+	rescan(0);
+	begin_to_leave();
+	device.blocks[1] = 77;
+	rescan(0);
+	bdev_release(&claim);
+	answers = 0;
+	while (!controller->last)
+		assert_true(fake_pass());
+	nvme_detach(controller, answered, NULL);
+	fake_settle();
+	assert_int_equal(answers, 1);
+	assert_null(nvme_controller_first());
 	stop();
 }
 
@@ -303,6 +410,10 @@ int main(void)
 		cmocka_unit_test(test_goes_and_comes),
 		cmocka_unit_test(test_of_one_namespace),
 		cmocka_unit_test(test_is_another),
+		cmocka_unit_test(test_back_while_it_leaves),
+		cmocka_unit_test(test_last_is_back),
+		cmocka_unit_test(test_last_leaves_while_asked),
+		cmocka_unit_test(test_detach_while_last_is_asked_for),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_detach_meanwhile),
 	};

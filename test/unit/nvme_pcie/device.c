@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 4096, INVALID_FIELD = 2, TICK_MS = 1 };
+enum { PAGE = 4096, INVALID_FIELD = 2, INVALID_QUEUE = 0x101, INVALID_DELETION = 0x10c, TICK_MS = 1 };
 
 static struct device *the_device; /* of the backend's functions */
 
@@ -145,6 +145,7 @@ static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
 		data->mdts = device->mdts;
 		data->nn = device->namespaces;
 		data->sgls = device->sgls;
+		data->rtd3e = device->rtd3e;
 		data->oacs = device->shadows ? NVME_OACS_DOORBELL_BUFFER : 0;
 		data->oaes = device->events_offered ? NVME_EVENTS_NAMESPACES : 0;
 		return 0;
@@ -190,6 +191,30 @@ static uint16_t create_queue(struct device *device, const struct nvme_sqe *sqe)
 	return 0;
 }
 
+/* The submission queue first; what was in it is dropped. */
+static uint16_t delete_queue(struct device *device, const struct nvme_sqe *sqe)
+{
+	uint16_t id = sqe->cdw10 & 0xffff;
+	assert_in_range(id, 1, DEVICE_QUEUES - 1);
+	struct device_queue *queue = &device->queues[id];
+	if (sqe->opcode == NVME_ADMIN_DELETE_CQ) {
+		if (!queue->cq || queue->sq)
+			return queue->sq ? INVALID_DELETION : INVALID_QUEUE;
+		queue->cq = 0;
+		return 0;
+	}
+	if (!queue->sq)
+		return INVALID_QUEUE;
+	queue->sq = 0;
+	unsigned kept = 0;
+	for (unsigned i = 0; i < device->pending_count; i++) {
+		if (device->pending[i].sqid != id)
+			device->pending[kept++] = device->pending[i];
+	}
+	device->pending_count = kept;
+	return 0;
+}
+
 static uint16_t set_features(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
 {
 	if (sqe->cdw10 == NVME_FEATURE_ASYNC_EVENTS) {
@@ -218,7 +243,7 @@ static uint16_t get_log_page(struct device *device, const struct nvme_sqe *sqe)
 static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint32_t *result)
 {
 	*result = 0;
-	if (device->admin_status[sqe->opcode])
+	if (device->admin_status[sqe->opcode] & NVME_STATUS_CODE)
 		return device->admin_status[sqe->opcode];
 	switch (sqe->opcode) {
 	case NVME_ADMIN_IDENTIFY:
@@ -230,6 +255,9 @@ static uint16_t do_admin(struct device *device, const struct nvme_sqe *sqe, uint
 	case NVME_ADMIN_CREATE_CQ:
 	case NVME_ADMIN_CREATE_SQ:
 		return create_queue(device, sqe);
+	case NVME_ADMIN_DELETE_CQ:
+	case NVME_ADMIN_DELETE_SQ:
+		return delete_queue(device, sqe);
 	case NVME_ADMIN_DOORBELL_BUFFER:
 		device->shadow = sqe->prp1;
 		device->events = sqe->prp2;
@@ -263,6 +291,8 @@ static void step_admin(struct device *device)
 		}
 		assert_int_not_equal(sqe.cid, PCIE_EVENT_CID);
 		uint16_t status = do_admin(device, &sqe, &result);
+		if (!status)
+			status = device->admin_status[sqe.opcode];
 		if (device->stray_first)
 			device_post(device, 0, sqe.cid + 1000, 0, 0, 0);
 		device_post(device, 0, sqe.cid, 0, status, result);
@@ -440,7 +470,7 @@ void device_end(struct device *device, unsigned index, uint16_t status)
 	device->pending_count--;
 	memmove(&device->pending[index], &device->pending[index + 1],
 		(device->pending_count - index) * sizeof(command));
-	if (!status && (sqe->opcode == NVME_READ || sqe->opcode == NVME_WRITE)) {
+	if (!(status & NVME_STATUS_CODE) && (sqe->opcode == NVME_READ || sqe->opcode == NVME_WRITE)) {
 		size_t at = (size_t)sqe->cdw10 * DEVICE_BLOCK_BYTES;
 		size_t bytes = ((sqe->cdw12 & 0xffff) + 1u) * DEVICE_BLOCK_BYTES;
 		assert_true(at + bytes <= DEVICE_DISK_BYTES);

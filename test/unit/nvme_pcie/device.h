@@ -67,7 +67,8 @@ struct device {
 	uint8_t mdts;
 	uint32_t namespaces;
 	unsigned queues_max;	    /* by SET FEATURES */
-	uint16_t admin_status[256]; /* by opcode; 0: it works */
+	uint16_t admin_status[256]; /* by opcode; without a code it works */
+	uint32_t rtd3e;		    /* as in IDENTIFY */
 	/* what it saw */
 	uint8_t admin_log[DEVICE_LOG_ENTRIES]; /* opcodes of the first */
 	unsigned admin_count;
@@ -109,8 +110,8 @@ void device_step(struct device *device);
  */
 unsigned device_fetch(struct device *device);
 /*
- * Ends pending[index], which leaves the list; success (0) moves the data of READ and WRITE. Posts
- * one completion.
+ * Ends pending[index], which leaves the list; success (no code) moves the data of READ and WRITE.
+ * Posts one completion.
  */
 void device_end(struct device *device, unsigned index, uint16_t status);
 /* All, in the order in which they came. */

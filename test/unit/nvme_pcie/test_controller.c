@@ -40,6 +40,8 @@ static void starts_and_stops(void **state)
 		NVME_ADMIN_IDENTIFY,  NVME_ADMIN_SET_FEATURES, NVME_ADMIN_CREATE_CQ,
 		NVME_ADMIN_CREATE_SQ, NVME_ADMIN_CREATE_CQ,    NVME_ADMIN_CREATE_SQ,
 	};
+	static const uint8_t expected_then[] = {NVME_ADMIN_DELETE_SQ, NVME_ADMIN_DELETE_CQ,
+						NVME_ADMIN_DELETE_SQ, NVME_ADMIN_DELETE_CQ};
 	struct device *device = begin(2);
 	device->dstrd = 2;
 	assert_int_equal(start(device), 0);
@@ -52,6 +54,11 @@ static void starts_and_stops(void **state)
 	assert_int_equal(device_read(device, NVME_REG_INTMS), UINT32_MAX);
 	assert_false(device->shut_down);
 	pcie_controller_stop(&controller);
+	assert_int_equal(device->admin_count, sizeof(expected) + sizeof(expected_then));
+	assert_memory_equal(device->admin_log + sizeof(expected), expected_then,
+			    sizeof(expected_then));
+	for (unsigned id = 1; id <= 2; id++)
+		assert_int_equal(device->queues[id].sq | device->queues[id].cq, 0);
 	assert_true(device->shut_down);
 	assert_int_equal(device->disables, 1);
 	assert_true(device->dma_stopped);
@@ -267,16 +274,102 @@ static void admin_after_a_lost_command(void **state)
 	device_free(device);
 }
 
-static void shutdown_is_not_confirmed(void **state)
+/* One command that was given up is no reason to take the device its time to shut down. */
+static void shutdown_after_a_lost_command(void **state)
 {
 	struct device *device = begin(1);
 	assert_int_equal(start(device), 0);
-	device->no_shutdown = true;
+	struct nvme_sqe sqe = {.opcode = NVME_ADMIN_IDENTIFY, .cdw10 = NVME_CNS_CONTROLLER};
+	uint8_t data[NVME_IDENTIFY_BYTES];
+	device->silent = true;
+	assert_int_equal(pcie_controller_admin(&controller.base, &sqe, data, sizeof(data), NULL),
+			 -ETIMEDOUT);
+	device->silent = false;
+	unsigned count = device->admin_count;
 	uint64_t begun = device->now_ms;
 	pcie_controller_stop(&controller);
-	assert_in_range(device->now_ms - begun, PCIE_SHUTDOWN_TIMEOUT_MS,
-			PCIE_SHUTDOWN_TIMEOUT_MS + 1000);
-	assert_true(device->dma_stopped);
+	assert_true(device->shut_down);
+	assert_in_range(device->now_ms - begun, 1, 100);
+	/* what was silent is answered late; nothing else is sent */
+	assert_in_range(device->admin_count, count, count + 1);
+	device_free(device);
+}
+
+/* Nor is an admin queue that is found to be dead only when the queues are to be deleted. */
+static void shutdown_without_admin_commands(void **state)
+{
+	struct device *device = begin(2);
+	assert_int_equal(start(device), 0);
+	device->silent = true;
+	uint64_t begun = device->now_ms;
+	pcie_controller_stop(&controller);
+	assert_true(device->shut_down);
+	assert_in_range(device->now_ms - begun, 1, NVME_TIMEOUT_ADMIN_US / 1000 + 100);
+	device_free(device);
+}
+
+/* One that reports a fatal error, or is gone, is not waited for. */
+static void no_shutdown_where_it_is_in_vain(void **state)
+{
+	for (unsigned gone = 0; gone < 2; gone++) {
+		struct device *device = begin(1);
+		assert_int_equal(start(device), 0);
+		if (gone)
+			device_vanish(device);
+		else
+			device->bar[NVME_REG_CSTS] |= NVME_CSTS_CFS;
+		uint64_t begun = device->now_ms;
+		pcie_controller_stop(&controller);
+		assert_false(device->shut_down);
+		assert_true(device->dma_stopped);
+		assert_in_range(device->now_ms - begun, 0, 100);
+		device_free(device);
+	}
+}
+
+/* It is waited for as long as the device wants (RTD3E), within bounds. */
+static void shutdown_is_not_confirmed(void **state)
+{
+	static const struct {
+		uint32_t rtd3e;
+		uint64_t ms;
+	} cases[] = {
+		{0, PCIE_SHUTDOWN_DEFAULT_MS},	      {1, PCIE_SHUTDOWN_MIN_MS},
+		{4000000, PCIE_SHUTDOWN_MIN_MS},      {7000001, 7001},
+		{25000000, 25000},		      {60000000, PCIE_SHUTDOWN_MAX_MS},
+		{UINT32_MAX, PCIE_SHUTDOWN_MAX_MS},
+	};
+	for (unsigned i = 0; i < COUNT_OF(cases); i++) {
+		struct device *device = begin(1);
+		device->rtd3e = cases[i].rtd3e;
+		assert_int_equal(start(device), 0);
+		device->no_shutdown = true;
+		uint64_t begun = device->now_ms;
+		pcie_controller_stop(&controller);
+		assert_in_range(device->now_ms - begun, cases[i].ms, cases[i].ms + 100);
+		assert_true(device->dma_stopped);
+		device_free(device);
+	}
+}
+
+/* Success is told by the code alone: a device that has more to tell has done what it was asked to. */
+static void success_with_more_to_tell(void **state)
+{
+	struct device *device = begin(2);
+	device->shadows = device->events_offered = true;
+	for (unsigned i = 0; i < COUNT_OF(device->admin_status); i++)
+		device->admin_status[i] = NVME_STATUS_MORE;
+	assert_int_equal(start(device), 0);
+	device_step(device);
+	assert_true(controller.shadows);
+	assert_true(device->event_asked);
+	assert_int_equal(pcie_controller_add_namespaces(&controller, why), 0);
+	assert_int_equal(seen.namespaces, 1);
+	struct nvme_sqe sqe = {.opcode = NVME_ADMIN_IDENTIFY, .cdw10 = NVME_CNS_CONTROLLER};
+	uint8_t data[NVME_IDENTIFY_BYTES];
+	assert_int_equal(pcie_controller_admin(&controller.base, &sqe, data, sizeof(data), NULL),
+			 0);
+	pcie_controller_stop(&controller);
 	device_free(device);
 }
 
@@ -377,7 +470,11 @@ int main(void)
 		cmocka_unit_test(too_few_queues),
 		cmocka_unit_test(wrong_admin_completions),
 		cmocka_unit_test(admin_after_a_lost_command),
+		cmocka_unit_test(shutdown_after_a_lost_command),
+		cmocka_unit_test(shutdown_without_admin_commands),
+		cmocka_unit_test(no_shutdown_where_it_is_in_vain),
 		cmocka_unit_test(shutdown_is_not_confirmed),
+		cmocka_unit_test(success_with_more_to_tell),
 		cmocka_unit_test(transfer_size),
 		cmocka_unit_test(finds_namespaces),
 		cmocka_unit_test(finds_namespaces_without_a_list),

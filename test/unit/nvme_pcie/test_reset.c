@@ -135,7 +135,7 @@ static void abort_ends_a_command(void **state)
 	world_stop(&world);
 }
 
-/* The command came just in time: its data counts. */
+/* The command came just in time: its data counts. So it does where the device has more to tell. */
 static void abort_comes_too_late(void **state)
 {
 	struct world world;
@@ -143,10 +143,14 @@ static void abort_comes_too_late(void **state)
 	uint8_t *buffer = buffer_get();
 	begin(&world, buffer);
 	pcie_queue_abort(&world.queue->base, requests[0].command);
+	pcie_queue_abort(&world.queue->base, requests[1].command);
+	device_end(world.device, 1, NVME_STATUS_MORE);
 	device_end_all(world.device);
 	world_settle(&world);
 	assert_done(&requests[0], 0);
 	assert_int_equal(buffer[0], 1);
+	assert_done(&requests[1], 0);
+	assert_int_equal(buffer[512], 2);
 	buffers_put(&reactor_self->buffers, buffer);
 	world_stop(&world);
 }
@@ -380,12 +384,16 @@ static void all_ones_are_a_removal(void **state)
 	begin(&world, buffer);
 	device_vanish(world.device);
 	fake_advance_us(SECOND_US);
+	assert_false(world.device->shut_down);
 	assert_gone(&world);
 	buffers_put(&reactor_self->buffers, buffer);
 	world_stop(&world);
 }
 
-/* Asked for by the kernel, the device still works: it is disabled before buffers are given back. */
+/*
+ * Asked for by the kernel, the device still works: it is told to shut down, then disabled, before
+ * buffers are given back.
+ */
 static void removal_on_request(void **state)
 {
 	struct world world;
@@ -395,6 +403,7 @@ static void removal_on_request(void **state)
 	requests[1].again = true; /* what is issued anew fails as well */
 	pcie_controller_remove(&world.controller);
 	fake_settle();
+	assert_true(world.device->shut_down);
 	assert_int_equal(world.device->disables, 1);
 	assert_gone(&world);
 	buffers_put(&reactor_self->buffers, buffer);
