@@ -240,6 +240,30 @@ class Bench(Fixture):
         self.assertEqual(len(runs), 4)
         self.assertEqual(runs[:3], [json.loads(line) for line in before])
 
+    def test_interrupted(self):
+        """Ctrl-C: what there is is told, and servers that wait for their turn are ended, too."""
+        harness.need_program("nbdkit")
+        mark = f"BENCH_TEST=int-{os.getpid()}"
+        name, value = mark.split("=")
+        with open(self.path("told"), "w+", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                self.command("--servers", "pollux,nbdkit", "--backings", "memory", "--cases", CASE),
+                stderr=log, stdout=log, env={**harness.environment(), name: value})
+            harness.wait_for(lambda: "round 2: nbdkit" in self.read_log(log.name), 100, "round 2")
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(30), 130)
+        self.assertEqual(self.processes_with(mark), [])
+        self.assertGreaterEqual(len(self.results()["runs"]), 3)
+        self.assertIn("start it again", self.read_log(self.path("told")))
+
+    def test_no_room(self):
+        """A backing that can not be had is told as failed, and the others are measured."""
+        told = self.bench("--servers", "pollux", "--backings", "tmpfs,null", "--rounds", "1",
+                          "--cases", CASE, "--tmpfs", self.path("nowhere"), status=1)
+        self.assertIn(f"Pollux could not be measured: tmpfs {CASE}", told)
+        self.assertEqual([run["group"] for run in self.results()["runs"]], ["null"])
+        self.assertIn("No such file", self.read("results.md"))
+
     def test_wrong_options(self):
         for args in (["--servers", "apache"], ["--backings", "tape"], ["--cases", "1:2:3"],
                      ["--size", "1k"], ["--size", "-1M"], ["--perf", "/nowhere"],
@@ -247,7 +271,7 @@ class Bench(Fixture):
                      ["--cases", "0:1:4k:read"], ["--cases", "1:1:4k:read:rate=fast"],
                      ["--cases", "1:1:4k:read:rate=half"], ["--spdk", "/nowhere"],
                      ["--cases", "1:1:4k:read,1:1:4k:read:rate=half-apache"],
-                     ["--servers", "spdk"], ["--cases", ","], ["--ceiling", "/nowhere"]):
+                     ["--servers", "spdk"], ["--cases", ","], ["--server-core", "9999"], ["--ceiling", "/nowhere"]):
             self.assertIn("error:", self.bench(*args, status=2))
 
 
