@@ -354,3 +354,47 @@ class Summary(unittest.TestCase):
         self.assertEqual((case["best_peer"], case["to_best_peer"]), ("b", 0.5))
         self.assertEqual(case["servers"]["pollux"]["to_ceiling"], 50 / 40)
         self.assertFalse(case["servers"]["c"]["kept_up"])
+
+
+class Charts(unittest.TestCase):
+    """doc/performance.md's charts, which scripts/gen_charts.py draws from its tables."""
+
+    def setUp(self):
+        import gen_charts
+        self.module = gen_charts
+        with open(os.path.join(SOURCE, "doc/performance.md"), encoding="utf-8") as file:
+            self.text = file.read()
+        self.drawn = gen_charts.charts(self.text)
+
+    def test_shown(self):
+        """Each is a file, is shown, and has its figures, its axis' unit and both modes' colours."""
+        folder = os.path.join(SOURCE, "doc/charts")
+        self.assertEqual(sorted(os.listdir(folder)), sorted(f"{name}.svg" for name in self.drawn))
+        self.assertEqual(sorted(re.findall(r"\]\(charts/([\w-]+)\.svg\)", self.text)),
+                         sorted(self.drawn))
+        for name, svg in self.drawn.items():
+            words = [element.text for element in ET.fromstring(svg).iter()
+                     if element.tag.endswith("}text")]
+            self.assertGreater(len(words), 10, name)
+            self.assertTrue(any(re.search(r"\bus\b|a second|instructions", word or "")
+                                for word in words), name)
+            self.assertIn("prefers-color-scheme: dark", svg)
+            self.assertNotIn("http", svg.replace('xmlns="http://www.w3.org/2000/svg"', ""))
+
+    def test_as_in_the_tables(self):
+        if not harness.FULL:
+            self.skipTest("POLLUX_TEST_FULL=1 compares the charts with the tables")
+        for name, svg in self.drawn.items():
+            with open(os.path.join(SOURCE, f"doc/charts/{name}.svg"), encoding="utf-8") as file:
+                self.assertTrue(file.read() == svg, f"{name}: call scripts/gen_charts.py")
+
+    def test_figures(self):
+        """A table's figures become bars of that length."""
+        text = ("\n| server | thousand IOPS | p50, us | p99, us | p99.9, us |\n|---|---|---|---|---|\n"
+                "| pollux | 475 | 10.0 | 100 | 1,000 |\n\n")
+        bars = [float(bar.get("width")) for bar in ET.fromstring(self.module.latency(text)).iter()
+                if bar.get("class") == "pollux"]
+        # logarithmic: each a power of ten longer than the one before
+        self.assertAlmostEqual(bars[1] - bars[0], bars[2] - bars[1], delta=0.2)
+        with self.assertRaises(self.module.Missing):
+            self.module.latency("no table")
