@@ -303,6 +303,50 @@ class Listener(harness.TargetTest):
             others[0].close()
 
 
+FORKS = """
+import os, socket, sys, time
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+if os.fork():
+    time.sleep(0.4)  # it listens before its parent has gone
+    os._exit(0)
+os.setsid()
+while True:
+    connection, _ = server.accept()
+    child = os.fork()
+    if child == 0:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    connection.close()
+    os.waitpid(child, 0)
+"""
+
+
+class Forking(harness.TargetTest):
+    """A server that leaves its parent: its group is that of the process that stays."""
+
+    def test_cpu(self):
+        """The CPU time of a child for a connection counts, when it has gone, too."""
+        import bench_process
+        import bench_servers
+        port = bench_process.free_port()
+        plan = bench_servers.Plan("forks", port, [sys.executable, "-c", FORKS, port], daemon=True)
+        server = bench_process.Server(plan, self.path(""), harness.CPUS[0])
+        try:
+            self.assertNotEqual(server.group, server.process.pid)
+            processes, before = server.processes(), server.cpu_seconds()
+            self.assertEqual(processes, 1)
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                self.assertEqual(connection.recv(1), b"")
+            server.settle(processes)
+            harness.wait_for(lambda: len(list(server.members())) == 1, 20, "the child's end")
+            self.assertGreater(server.cpu_seconds() - before, 0.25)
+        finally:
+            server.end()
+        self.assertEqual(server.processes(), 0)
+
+
 class Spdk(Fixture):
     """SPDK's nvmf_tgt as a server, with stand-ins for its programs, or the real ones in SPDK."""
 
