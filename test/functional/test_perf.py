@@ -333,8 +333,10 @@ class Reports(PerfTest):
 
     def test_unwritable_files(self):
         for option in ("--html", "--json"):
-            done = perf(self.uri, "--requests", 10, f"{option}=/nowhere/x", status=1)
+            # before the load, not after it
+            done = perf(self.uri, "--time", 0, f"{option}=/nowhere/x", status=1)
             self.assertIn("/nowhere/x", done.err)
+            self.assertEqual(done.out, "")
 
 
 # ---- TLS ----
