@@ -86,10 +86,8 @@ def free_port():
     raise Failure("no free port")
 
 
-def run(command, seconds, **more_environment):
-    """
-    The load, until it has ended: (standard output, its CPU seconds, seconds it took).
-    """
+def run(command, core, seconds, **more_environment):
+    """The load, on that core, until it has ended: (its output, CPU seconds, seconds it took)."""
     def used():
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
@@ -98,7 +96,8 @@ def run(command, seconds, **more_environment):
     cpu, begun = used(), time.monotonic()
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              check=False, timeout=seconds, env=environment(**more_environment))
+                              check=False, timeout=seconds, env=environment(**more_environment),
+                              preexec_fn=lambda: os.sched_setaffinity(0, {core}))
     except subprocess.TimeoutExpired:
         raise Failure(f"{os.path.basename(command[0])} hangs") from None
     if done.returncode:

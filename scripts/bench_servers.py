@@ -45,7 +45,7 @@ class Plan:
         """One run of pollux-perf: (its results, its CPU seconds, seconds it took)."""
         out, cpu, took = bench_process.run(
             [options.perf, self.uri, "--cores", options.client_core, "--size", options.size,
-             "--json", *self.client_args, *args], options.seconds * 10 + 300)
+             "--json", *self.client_args, *args], options.client_core, options.seconds * 3 + 120)
         try:
             return json.loads(out), cpu, took
         except ValueError:

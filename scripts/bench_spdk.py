@@ -148,8 +148,8 @@ class Plan:
             command += ["-a", warmup]
         if case.rw in ("rw", "randrw"):
             command += ["-M", 50]
-        out, cpu, took = bench_process.run(command, (seconds + warmup) * 10 + 300,
-                                           **self.environment)
+        out, cpu, took = bench_process.run(command, options.client_core,
+                                           (seconds + warmup) * 3 + 120, **self.environment)
         told = parse(out)
         return {**told, "requests": told["iops"] * seconds, "seconds": seconds, "warmup": warmup,
                 "took": took, "unsent": 0, "client_cores": cpu / took}
