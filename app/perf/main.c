@@ -4,6 +4,7 @@
  * looks on while they work, and reports.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,6 +290,21 @@ static void join(struct perf *perf)
 
 /* ---- Reporting ---- */
 
+/* Whether a file can be written to: better told before a run of hours than after. */
+static int try_file(const char *path)
+{
+	int fd;
+	if (!path)
+		return 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0) {
+		fprintf(stderr, "pollux-perf: %s: %s\n", path, strerror(errno));
+		return EXIT_WRONG;
+	}
+	close(fd);
+	return 0;
+}
+
 static int write_file(const char *path, const struct results *results,
 		      int (*report)(const struct results *results, FILE *out))
 {
@@ -328,6 +344,10 @@ static int report(struct perf *perf)
 static int run(struct perf *perf)
 {
 	int rc = set_up(perf);
+	if (!rc)
+		rc = try_file(perf->options.json_file);
+	if (!rc)
+		rc = try_file(perf->options.html_file);
 	if (!rc)
 		rc = save_state(perf, true);
 	if (rc)

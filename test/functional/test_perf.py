@@ -237,6 +237,11 @@ class OpenLoop(PerfTest):
         told = perf(server.uri(), "--rate", 5000, "--time", 1, "--iodepth", 2, "--json").json
         self.assertEqual(told["reads"]["requests"] + told["unsent"], 5000)
         self.assertGreater(told["unsent"], 4000)
+        # no more than were asked for, and none that the warm-up owes
+        for args, due in ((["--requests", 300], 300), (["--warmup", "0.2"], 2500)):
+            told = perf(server.uri(), "--rate", 5000, "--time", "0.5", "--iodepth", 2, "--json",
+                        *args).json
+            self.assertEqual(told["reads"]["requests"] + told["unsent"], due)
         text = perf(server.uri(), "--rate", 5000, "--time", "0.3", "--iodepth", 2).out
         self.assertIn("can not keep up", text)
 
@@ -333,8 +338,10 @@ class Reports(PerfTest):
 
     def test_unwritable_files(self):
         for option in ("--html", "--json"):
-            done = perf(self.uri, "--requests", 10, f"{option}=/nowhere/x", status=1)
+            # before the load, not after it
+            done = perf(self.uri, "--time", 0, f"{option}=/nowhere/x", status=1)
             self.assertIn("/nowhere/x", done.err)
+            self.assertEqual(done.out, "")
 
 
 # ---- TLS ----
