@@ -298,7 +298,7 @@ static void completions_by_chance(void **state)
 		for (unsigned i = 0; i < READS; i++)
 			assert_in_range(requests[i].done, 0, 1);
 		world.device->pending_count = 0; /* the rest never comes */
-		assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+		assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 		fake_settle();
 		device_fetch(world.device);
 		device_end_all(world.device);
