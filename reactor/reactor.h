@@ -28,6 +28,7 @@ enum {
 	REACTOR_CONTROL_MESSAGES = 4096,
 	REACTOR_HOP_ENTRIES = 1024, /* of one I/O ring */
 	REACTOR_HOP_BURST = 32,
+	REACTOR_DEVICE_PATIENCE = 10,
 	URING_SQ_ENTRIES = 1024,
 	URING_CQ_ENTRIES = 32768, /* more than can be in flight: the CQ must not overflow */
 };
@@ -102,6 +103,7 @@ struct reactor {
 	struct uring_op wake_op;
 	uint64_t wake_value;
 	uint64_t last_work; /* ticks */
+	unsigned devices_busy; /* see reactor_device_busy() */
 	bool stopping;
 	/* control messages taken from the ring while this core waited to send */
 	struct control_message *held;
@@ -175,6 +177,21 @@ void reactor_hop(unsigned destination, struct hop *hop);
 
 /* Hops that wait on the I/O ring from one reactor to another. Any thread. */
 unsigned reactor_ring_depth(unsigned from, unsigned to);
+
+/*
+ * On the core: a local device has requests of this core, or has none left. As long as one has, the core
+ * polls REACTOR_DEVICE_PATIENCE times as long before it sleeps: the device tells in some tens or
+ * hundreds of microseconds, and waking up would cost as much again.
+ */
+static inline void reactor_device_busy(struct reactor *reactor)
+{
+	reactor->devices_busy++;
+}
+
+static inline void reactor_device_idle(struct reactor *reactor)
+{
+	reactor->devices_busy--;
+}
 
 /* A poller may add and remove pollers, itself too. */
 void reactor_add_poller(struct poller *poller);

@@ -4,6 +4,7 @@
  * looks on while they work, and reports.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -231,6 +232,15 @@ static void watch(struct perf *perf)
 		fputs("\r\033[K", stderr);
 }
 
+static void catch_signals(struct run *run)
+{
+	/* once: another one ends the process */
+	struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESETHAND};
+	interrupted_run = run;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
 /* What --verify-state keeps; `open`: the run begins, and if it is killed nothing is known. */
 static int save_state(const struct perf *perf, bool open)
 {
@@ -240,15 +250,6 @@ static int save_state(const struct perf *perf, bool open)
 	    !verify_save(&perf->targets[0].verify, options->verify_state, open, why, sizeof(why)))
 		return 0;
 	return complain(why);
-}
-
-static void catch_signals(struct run *run)
-{
-	/* once: another one ends the process */
-	struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESETHAND};
-	interrupted_run = run;
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
 }
 
 static int start(struct perf *perf)
@@ -268,6 +269,7 @@ static int start(struct perf *perf)
 		/* those that run already wait for all: there is no way on but out */
 		if (worker_start(&perf->workers[i])) {
 			complain("a thread can not be started");
+			save_state(perf, false); /* nothing was written */
 			_exit(EXIT_WRONG);
 		}
 	}
@@ -288,6 +290,21 @@ static void join(struct perf *perf)
 }
 
 /* ---- Reporting ---- */
+
+/* Whether a file can be written to: better told before a run of hours than after. */
+static int try_file(const char *path)
+{
+	int fd;
+	if (!path)
+		return 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0) {
+		fprintf(stderr, "pollux-perf: %s: %s\n", path, strerror(errno));
+		return EXIT_WRONG;
+	}
+	close(fd);
+	return 0;
+}
 
 static int write_file(const char *path, const struct results *results,
 		      int (*report)(const struct results *results, FILE *out))
@@ -328,6 +345,10 @@ static int report(struct perf *perf)
 static int run(struct perf *perf)
 {
 	int rc = set_up(perf);
+	if (!rc)
+		rc = try_file(perf->options.json_file);
+	if (!rc)
+		rc = try_file(perf->options.html_file);
 	if (!rc)
 		rc = save_state(perf, true);
 	if (rc)

@@ -199,8 +199,10 @@ static enum stamp_verdict take_apart(const struct judge *judge)
 		     other_runs(&first.stamp, &sector.stamp) ? " of another run" : "");
 		return STAMP_TORN;
 	}
-	TELL(judge, "its checksum, bytes %d to %d, is wrong", 8 * CHECKSUM_WORD,
-	     8 * CHECKSUM_WORD + 7);
+	TELL(judge,
+	     "its checksum, bytes %d to %d, is wrong (or --bs or --offset is not that of its "
+	     "writer)",
+	     8 * CHECKSUM_WORD, 8 * CHECKSUM_WORD + 7);
 	return STAMP_CORRUPT;
 }
 

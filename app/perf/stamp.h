@@ -23,7 +23,7 @@ enum stamp_verdict {
 	STAMP_MISPLACED, /* holds what was written to another place */
 	STAMP_STALE,	 /* holds an earlier content: a write, or its end, was lost */
 	STAMP_TORN,	 /* holds parts of two contents */
-	STAMP_FOREIGN,	 /* holds a stamped block that is newer than what was written here */
+	STAMP_FOREIGN,	 /* holds a generation that is newer than what is known here */
 	STAMP_VERDICTS,
 };
 

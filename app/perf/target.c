@@ -57,7 +57,7 @@ static int make_credentials(struct target *target, const struct perf_options *op
 	if (!config.psk_file && !config.directory && check)
 		return refuse(why, why_bytes, target,
 			      "TLS needs --tls-certificates DIR or --tls-psk FILE (or "
-			      "tls-certificates, tls-psk-file in the URI)");
+			      "tls-certificates, tls-psk-file in the URI), or --tls-no-verify");
 	int rc = tls_credentials_create(&config, &target->credentials, &report);
 	if (rc)
 		refuse(why, why_bytes, target, "%s", report.error);

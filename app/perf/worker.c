@@ -122,7 +122,9 @@ static void begin_load(struct worker *worker)
 	const struct perf_options *options = worker->run->options;
 	worker->stats = &worker->load;
 	worker->first_ns = worker->now_ns;
-	worker->end_ns = options->time_ns ? worker->load_ns + options->time_ns : UINT64_MAX;
+	/* by the clock where requests are due by it; else the time is this thread's own */
+	uint64_t from_ns = options->rate ? worker->load_ns : worker->now_ns;
+	worker->end_ns = options->time_ns ? from_ns + options->time_ns : UINT64_MAX;
 	for (unsigned i = 0; i < worker->connection_count; i++)
 		connection_end_warmup(worker->connections[i]);
 	share_requests(worker);

@@ -162,13 +162,15 @@ class Load(PerfTest):
 
     def test_requests_after_warmup(self):
         """--requests are those that are measured, however many the warm-up takes."""
-        for args in ([], ["--rate", 2000], ["--connections", 3, "--rw", "randrw", "--verify"]):
+        for args in ([], ["--rate", 2000], ["--discard"],
+                     ["--connections", 3, "--rw", "randrw", "--verify"]):
             with self.subTest(args=args):
                 name = "m" if "--verify" in args else "n"
                 before = sum(self.counts(name).values())
                 told = perf(self.target.uri(name), "--requests", 500, "--warmup", "0.4", "--json",
                             *args).json
                 self.assertEqual(told["total"]["requests"], 500)
+                # the warm-up comes on top
                 self.assertGreater(sum(self.counts(name).values()) - before, 700)
                 self.assertEqual(told["unsent"], 0)
 
@@ -237,6 +239,11 @@ class OpenLoop(PerfTest):
         told = perf(server.uri(), "--rate", 5000, "--time", 1, "--iodepth", 2, "--json").json
         self.assertEqual(told["reads"]["requests"] + told["unsent"], 5000)
         self.assertGreater(told["unsent"], 4000)
+        # no more than were asked for, and none that the warm-up owes
+        for args, due in ((["--requests", 300], 300), (["--warmup", "0.2"], 2500)):
+            told = perf(server.uri(), "--rate", 5000, "--time", "0.5", "--iodepth", 2, "--json",
+                        *args).json
+            self.assertEqual(told["reads"]["requests"] + told["unsent"], due)
         text = perf(server.uri(), "--rate", 5000, "--time", "0.3", "--iodepth", 2).out
         self.assertIn("can not keep up", text)
 
@@ -333,8 +340,10 @@ class Reports(PerfTest):
 
     def test_unwritable_files(self):
         for option in ("--html", "--json"):
-            done = perf(self.uri, "--requests", 10, f"{option}=/nowhere/x", status=1)
+            # before the load, not after it
+            done = perf(self.uri, "--time", 0, f"{option}=/nowhere/x", status=1)
             self.assertIn("/nowhere/x", done.err)
+            self.assertEqual(done.out, "")
 
 
 # ---- TLS ----

@@ -25,7 +25,9 @@ class Failures(PerfTest):
         for args, word in (([], "URI"), (["nbd://h", "--rw", "x"], "--rw"), (["x"], "x"),
                            (["nbd://h", "--bs", "x"], "--bs"),
                            (["nbd://h", "--nonsense"], "--nonsense is no option"),
-                           (["nbd+unix:///x"], "socket")):
+                           (["nbd+unix:///x"], "socket"), (["nbd://h", "--json="], "--json="),
+                           (["nbd://h", "--rate", "0x10"], "--rate"),
+                           (["nbd://h", "--time", "0.00000000001"], "--time")):
             self.refused(*args, word=word)
 
     def test_help_and_version(self):

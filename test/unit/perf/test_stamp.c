@@ -198,6 +198,13 @@ static void test_unwritten(void **state)
 	assert_int_equal(check(&any), STAMP_UNWRITTEN);
 }
 
+static void test_of_another_block_size(void **state)
+{
+	stamp(block, OFFSET, SEED, RUN, GENERATION);
+	assert_int_equal(stamp_check(block, BYTES / 2, &expected, detail), STAMP_CORRUPT);
+	assert_non_null(strstr(detail, "or --bs"));
+}
+
 static void test_one_sector(void **state)
 {
 	const struct stamp_expected small = {.offset = 512, .stamp = {1, 2, 3}};
@@ -361,6 +368,7 @@ int main(void)
 		cmocka_unit_test_setup(test_torn, fresh),
 		cmocka_unit_test_setup(test_foreign, fresh),
 		cmocka_unit_test_setup(test_unwritten, fresh),
+		cmocka_unit_test_setup(test_of_another_block_size, fresh),
 		cmocka_unit_test_setup(test_one_sector, fresh),
 		cmocka_unit_test_setup_teardown(test_generations_go_up, make_table, free_table),
 		cmocka_unit_test_setup_teardown(test_what_is_not_known_is_not_judged, make_table,
