@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * hop: the I/O rings, one SPSC ring for each ordered pair of reactors. What a pass sends is staged
- * in the lane and put on the ring in one burst at the end of the pass; a full ring leaves it staged
- * for the next pass (and counts a stall), so a sender never waits.
+ * in the lane and put on the ring in bursts, the last at the end of the pass; what a full ring has
+ * no room for is left over for the next pass (and counts a stall), so a sender never waits.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/compiler.h"
 #include "lib/base/counter.h"
 #include "reactor/internal.h"
+
+static void lane_flush(struct deferred *deferred);
 
 int hop_init(struct reactor *reactor, unsigned count)
 {
@@ -23,7 +26,8 @@ int hop_init(struct reactor *reactor, unsigned count)
 		return bytes;
 	for (unsigned i = 0; i < count; i++) {
 		struct hop_lane *lane = &reactor->lanes[i];
-		lane->staged_last = &lane->staged_first;
+		lane->left_last = &lane->left_first;
+		lane->flush.run = lane_flush;
 		lane->destination = i;
 		if (i == reactor->index)
 			continue;
@@ -50,47 +54,86 @@ void hop_fini(struct reactor *reactor, unsigned count)
 	reactor->lanes = NULL;
 }
 
+/* Puts the first of `burst` on the ring, as many as there is room for: returns how many. */
+static unsigned enqueue(struct hop_lane *lane, struct hop **burst, unsigned count)
+{
+	unsigned n = MIN_OF(count, ring_room(lane->ring));
+	if (unlikely(!n))
+		return 0;
+	/* before the enqueue: from there on the hops are the receiver's */
+	burst[0]->sent_at = clock_ticks();
+	rte_ring_sp_enqueue_bulk(lane->ring, (void **)burst, n, NULL);
+	counter_add(&lane->sent, n);
+	counter_add(&lane->bursts, 1);
+	return n;
+}
+
+/* Sends what is staged; what the ring has no room for, or has to wait behind such, is left over. */
+static void send_staged(struct hop_lane *lane)
+{
+	unsigned n = likely(!lane->left_first) ? enqueue(lane, lane->staged, lane->staged_count) : 0;
+	for (; unlikely(n < lane->staged_count); n++) {
+		struct hop *hop = lane->staged[n];
+		hop->next = NULL;
+		*lane->left_last = hop;
+		lane->left_last = &hop->next;
+	}
+	lane->staged_count = 0;
+}
+
+/* What was left over: as much as the ring has room for. */
+static never_inline void send_left(struct hop_lane *lane)
+{
+	while (lane->left_first) {
+		struct hop *burst[REACTOR_HOP_BURST];
+		unsigned count = 0;
+		for (struct hop *hop = lane->left_first; hop && count < REACTOR_HOP_BURST;
+		     hop = hop->next)
+			burst[count++] = hop;
+		count = MIN_OF(count, ring_room(lane->ring));
+		if (!count)
+			break;
+		lane->left_first = burst[count - 1]->next;
+		if (!lane->left_first)
+			lane->left_last = &lane->left_first;
+		enqueue(lane, burst, count);
+	}
+}
+
 /* At the end of a pass. */
 static void lane_flush(struct deferred *deferred)
 {
 	struct hop_lane *lane = container_of(deferred, struct hop_lane, flush);
-	while (lane->staged_first) {
-		void *burst[REACTOR_HOP_BURST];
-		unsigned n = 0;
-		for (struct hop *hop = lane->staged_first; hop && n < REACTOR_HOP_BURST;
-		     hop = hop->next)
-			burst[n++] = hop;
-		unsigned room = ring_room(lane->ring);
-		if (n > room)
-			n = room;
-		if (!n) {
-			counter_add(&lane->stalls, 1);
-			reactor_defer(reactor_self, deferred);
-			break;
-		}
-		/* before the enqueue: from there on the hops are the receiver's */
-		lane->staged_first = ((struct hop *)burst[n - 1])->next;
-		if (!lane->staged_first)
-			lane->staged_last = &lane->staged_first;
-		((struct hop *)burst[0])->sent_at = clock_ticks();
-		rte_ring_sp_enqueue_bulk(lane->ring, burst, n, NULL);
-		counter_add(&lane->sent, n);
-		counter_add(&lane->bursts, 1);
+	if (unlikely(lane->left_first))
+		send_left(lane);
+	send_staged(lane);
+	if (unlikely(lane->left_first)) {
+		counter_add(&lane->stalls, 1);
+		reactor_defer(reactor_self, deferred);
 	}
 	reactor_wake(reactors[lane->destination]);
+}
+
+/* The first since the last flush, or one more than a burst. */
+static never_inline void stage_apart(struct hop_lane *lane, struct hop *hop)
+{
+	if (lane->staged_count == REACTOR_HOP_BURST)
+		send_staged(lane);
+	lane->staged[lane->staged_count++] = hop;
+	reactor_defer(reactor_self, &lane->flush);
 }
 
 void reactor_hop(unsigned destination, struct hop *hop)
 {
 	struct hop_lane *lane = &reactor_self->lanes[destination];
-	hop->next = NULL;
+	unsigned count = lane->staged_count;
 	hop->sent_at = 0;
-	*lane->staged_last = hop;
-	lane->staged_last = &hop->next;
-	if (!lane->flush.queued) {
-		lane->flush.run = lane_flush;
-		reactor_defer(reactor_self, &lane->flush);
+	if (unlikely(!count || count == REACTOR_HOP_BURST)) {
+		stage_apart(lane, hop);
+		return;
 	}
+	lane->staged[count] = hop;
+	lane->staged_count = count + 1;
 }
 
 /* From one end of the ring to the other. */

@@ -142,8 +142,9 @@ int reactor_loop(void *arg)
 			continue;
 		}
 		account = &reactor->stats.idle_ticks;
+		uint64_t patience = reactor->devices_busy ? REACTOR_DEVICE_PATIENCE : 1;
 		if (reactor_never_sleeps ||
-		    reactor->now - reactor->last_work < reactor_idle_poll_ticks)
+		    reactor->now - reactor->last_work < reactor_idle_poll_ticks * patience)
 			continue;
 		if (may_sleep(reactor))
 			sleep_until_work(reactor);

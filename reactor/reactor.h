@@ -28,6 +28,7 @@ enum {
 	REACTOR_CONTROL_MESSAGES = 4096,
 	REACTOR_HOP_ENTRIES = 1024, /* of one I/O ring */
 	REACTOR_HOP_BURST = 32,
+	REACTOR_DEVICE_PATIENCE = 10,
 	URING_SQ_ENTRIES = 1024,
 	URING_CQ_ENTRIES = 32768, /* more than can be in flight: the CQ must not overflow */
 };
@@ -78,7 +79,9 @@ struct hop_lane {
 	struct rte_ring *ring;
 	struct deferred flush;
 	unsigned destination;
-	struct hop *staged_first, **staged_last; /* not yet on the ring */
+	unsigned staged_count;
+	struct hop *staged[REACTOR_HOP_BURST];
+	struct hop *left_first, **left_last; /* the ring had no room for them */
 	/* counters, as in struct reactor_stats; stalls: the ring was full */
 	uint64_t sent, stalls, bursts;
 	/* the receiver's counters, of the first of each burst: from the ring's one end to the other */
@@ -100,6 +103,7 @@ struct reactor {
 	struct uring_op wake_op;
 	uint64_t wake_value;
 	uint64_t last_work; /* ticks */
+	unsigned devices_busy; /* see reactor_device_busy() */
 	bool stopping;
 	/* control messages taken from the ring while this core waited to send */
 	struct control_message *held;
@@ -167,11 +171,27 @@ void reactors_stop(void);
  */
 void reactor_send(struct reactor *reactor, void (*fn)(void *arg), void *arg);
 
-/* From one reactor to another, at the end of the pass in a burst; in order for each pair. */
+/* From one reactor to another, in bursts, at the latest at the end of the pass; in order for each
+ * pair. */
 void reactor_hop(unsigned destination, struct hop *hop);
 
 /* Hops that wait on the I/O ring from one reactor to another. Any thread. */
 unsigned reactor_ring_depth(unsigned from, unsigned to);
+
+/*
+ * On the core: a local device has requests of this core, or has none left. As long as one has, the core
+ * polls REACTOR_DEVICE_PATIENCE times as long before it sleeps: the device tells in some tens or
+ * hundreds of microseconds, and waking up would cost as much again.
+ */
+static inline void reactor_device_busy(struct reactor *reactor)
+{
+	reactor->devices_busy++;
+}
+
+static inline void reactor_device_idle(struct reactor *reactor)
+{
+	reactor->devices_busy--;
+}
 
 /* A poller may add and remove pollers, itself too. */
 void reactor_add_poller(struct poller *poller);

@@ -160,7 +160,15 @@ class Bench:
         path = bench_servers.backing_file(self.options, backing)
         if left and path:
             self.guard.remove(path)
-            bench_servers.make_file(path, self.options.size)
+            try:
+                bench_servers.make_file(path, self.options.size)
+            except OSError as error:
+                say(f"{path}: {error.strerror}: {group} is left out")
+                self.failed.update({(group, case.text, name): f"{path}: {error.strerror}"
+                                    for _, case, name in left})
+                self.left -= len(left)
+                self.total -= len(left)
+                return
         kept = {}  # those whose disk took time to fill: they wait, stopped, for their next turn
         try:
             for number, case, name in left:
@@ -284,6 +292,9 @@ def parse(argv):
     if options.seconds <= 0 or options.warmup < 0 or options.rounds < 1:
         parser.error("--seconds and --rounds must be above 0, --warmup not below")
     check_cases(parser, options.cases)
+    for core in (options.server_core, options.client_core):
+        if core not in os.sched_getaffinity(0):
+            parser.error(f"core {core} is not one that this process may use")
     for path in filter(None, (options.pollux, options.perf, options.ceiling)):
         if not (os.path.isfile(path) and os.access(path, os.X_OK)):
             parser.error(f"{path} is not there: build first (see --pollux, --perf)")

@@ -7,7 +7,7 @@ its unit, in groups, and lines. bench_report.py and gen_charts.py say what is in
 import html
 import math
 
-WIDTH, LEFT, RIGHT = 760, 190, 190  # the labels are left of the bars, the figures right of them
+WIDTH, LEFT, RIGHT = 760, 210, 210  # the labels are left of the bars, the figures right of them
 ROW, BAR, HEADING = 22, 15, 26
 PLOT_HEIGHT = 260
 KINDS = ["pollux", "ceiling", "other", "model"]
@@ -124,14 +124,14 @@ def bars(title, unit, groups, legend=(), log=False, mark=None):
             parts.append(text(12, y + 18, heading, kind="axis"))
         y += HEADING if heading else 8
         for row in members:
-            parts += bar(axis, row, y)
+            parts += bar(axis, row, y, mark)
             y += ROW
     if mark is not None:
         parts.append(line(axis.place(mark), top, axis.place(mark), bottom, "spread"))
     return document(title, height, parts)
 
 
-def bar(axis, row, y):
+def bar(axis, row, y, mark):
     end = max(axis.place(row["value"]), LEFT + 1)
     middle, right = y + BAR / 2 + 2, end
     parts = [text(LEFT - 8, middle + 4, row["label"], "end"),
@@ -141,6 +141,8 @@ def bar(axis, row, y):
         low, high = axis.place(row["low"]), axis.place(row["high"])
         parts.append(line(low, middle, high, middle, "spread"))
         right = max(end, high)
+    if mark is not None and right <= axis.place(mark):
+        right = max(right, axis.place(mark))  # the figure does not stand on that line
     return parts + [text(right + 7, middle + 4, row["text"])]
 
 

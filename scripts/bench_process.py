@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import typing
 
 MARK_NAME = "POLLUX_BENCH_RUN"
 MARK = f"{MARK_NAME}={secrets.token_hex(16)}"
@@ -86,10 +87,17 @@ def free_port():
     raise Failure("no free port")
 
 
-def run(command, seconds, **more_environment):
-    """
-    The load, until it has ended: (standard output, its CPU seconds, seconds it took).
-    """
+class Done(typing.NamedTuple):
+    """What a program has told, and what it took."""
+
+    out: str
+    err: str
+    cpu_seconds: float
+    seconds: float
+
+
+def run(command, core, seconds, **more_environment):
+    """The load, on that core, until it has ended: a Done."""
     def used():
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
@@ -98,13 +106,14 @@ def run(command, seconds, **more_environment):
     cpu, begun = used(), time.monotonic()
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              check=False, timeout=seconds, env=environment(**more_environment))
+                              check=False, timeout=seconds, env=environment(**more_environment),
+                              preexec_fn=lambda: os.sched_setaffinity(0, {core}))
     except subprocess.TimeoutExpired:
         raise Failure(f"{os.path.basename(command[0])} hangs") from None
     if done.returncode:
         text = (done.stderr.strip() or done.stdout.strip())[-500:]
         raise Failure(f"{os.path.basename(command[0])} ended with {done.returncode}: {text}")
-    return done.stdout, used() - cpu, time.monotonic() - begun
+    return Done(done.stdout, done.stderr, used() - cpu, time.monotonic() - begun)
 
 
 class Server:

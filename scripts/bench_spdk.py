@@ -20,7 +20,7 @@ NQN = "nqn.2016-06.io.spdk:bench"
 BLOCK_BYTES = 512
 MIB = 1 << 20
 TARGET_MIB, CLIENT_MIB = 1024, 512  # what they need beside the disk
-QUEUE_DEPTH = 128  # the transport's default
+QUEUE_DEPTH = 256  # one less can be in flight; the transport's default, 128, is short of 1:128
 RPC_SECONDS = 30
 PLACES = {"nvmf_tgt": ["", "build/bin", "bin", "app/nvmf_tgt"],
           "spdk_nvme_perf": ["", "build/bin", "bin", "build/examples", "examples"]}
@@ -89,7 +89,7 @@ class Plan:
         address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1",
                    "trsvcid": str(self.port)}
         return [
-            ("nvmf_create_transport", {"trtype": "TCP"}),
+            ("nvmf_create_transport", {"trtype": "TCP", "max_queue_depth": QUEUE_DEPTH}),
             ("bdev_null_create" if self.backing == "null" else "bdev_malloc_create", disk),
             ("nvmf_create_subsystem", {"nqn": NQN, "allow_any_host": True,
                                        "serial_number": "BENCH0001"}),
@@ -136,8 +136,8 @@ class Plan:
 
     def load(self, options, case, rate):
         seconds, warmup = max(1, math.ceil(options.seconds)), math.ceil(options.warmup)
-        if case.depth > QUEUE_DEPTH:
-            raise Failure(f"spdk: at most {QUEUE_DEPTH} requests in flight a connection")
+        if case.depth >= QUEUE_DEPTH:
+            raise Failure(f"spdk: at most {QUEUE_DEPTH - 1} requests in flight a connection")
         disk = self.size if self.backing == "memory" else 0
         command = [self.client, "-q", case.depth * case.connections, "-P", case.connections, "-o",
                    case.block_bytes, "-w", case.rw, "-t", seconds,
@@ -148,14 +148,15 @@ class Plan:
             command += ["-a", warmup]
         if case.rw in ("rw", "randrw"):
             command += ["-M", 50]
-        out, cpu, took = bench_process.run(command, (seconds + warmup) * 10 + 300,
-                                           **self.environment)
-        told = parse(out)
+        done = bench_process.run(command, options.client_core, (seconds + warmup) * 3 + 120,
+                                 **self.environment)
+        told = parse(done.out, done.err)
         return {**told, "requests": told["iops"] * seconds, "seconds": seconds, "warmup": warmup,
-                "took": took, "unsent": 0, "client_cores": cpu / took}
+                "took": done.seconds, "unsent": 0,
+                "client_cores": done.cpu_seconds / done.seconds}
 
 
-def parse(text):
+def parse(text, errors=""):
     """
     What spdk_nvme_perf -L prints, times in us:
     Total                      :  IOPS  MiB/s  average  min  max
@@ -165,6 +166,6 @@ def parse(text):
     shares = {float(share): float(value) * 1e3
               for share, value in re.findall(r"^ *([\d.]+)% : +([\d.]+)us", text, re.M)}
     if not total or any(share not in shares for share in (50, 99, 99.9)):
-        raise Failure(f"spdk_nvme_perf has told no results: {text.strip()[-300:]!r}")
+        raise Failure(f"spdk_nvme_perf has told no results: {(text + errors).strip()[-300:]!r}")
     return {"iops": float(total[1]), "p50_ns": shares[50], "p99_ns": shares[99],
             "p999_ns": shares[99.9], "max_ns": float(total[2]) * 1e3}

@@ -92,14 +92,15 @@ int connection_create(struct connection **made, struct target *target, unsigned 
 	connection->number = number;
 	connection->depth = options->depth;
 	connection->quota = UINT64_MAX;
+	connection->next_cookie = connection->handed_cookie = 1 << SLOT_INDEX_BITS;
+	connection->secret = options->nonce;
 	connection->send.done = send_done;
 	if (make_buffers(connection, options)) {
 		connection_destroy(connection);
 		return -ENOMEM;
 	}
 	for (unsigned i = 0; i < options->depth; i++) {
-		connection->slots[i].cookie = i;
-		connection->slots[i].type = SLOT_FREE;
+		connection->slots[i].cookie = SLOT_FREE;
 		connection->free[i] = i;
 	}
 	connection->free_count = options->depth;
@@ -165,7 +166,7 @@ void connection_tick(struct connection *connection)
 	for (unsigned i = 0; i < connection->depth; i++) {
 		const struct slot *slot = &connection->slots[i];
 		/* with --rate it may have been due long before it could be sent */
-		if (slot->type == SLOT_FREE)
+		if (slot->cookie == SLOT_FREE)
 			continue;
 		oldest_ns = MIN_OF(oldest_ns, slot->sent_ns);
 		waiting++;
@@ -229,6 +230,7 @@ void connection_flush(struct connection *connection)
 	struct batch *batch = &connection->batches[connection->filling];
 	if (connection->sending || !batch->count || connection->broken)
 		return;
+	connection->handed_cookie = connection->next_cookie;
 	connection->filling ^= 1;
 	connection->batches[connection->filling].count = 0;
 	connection->batches[connection->filling].header_bytes = 0;
@@ -342,7 +344,6 @@ static inline bool choose(struct connection *connection, struct slot *slot)
 		return true;
 	}
 	slot->type = pattern_reads(&connection->pattern) ? NBD_CMD_READ : NBD_CMD_WRITE;
-	connection->writes += slot->type == NBD_CMD_WRITE;
 	slot->block = connection->first_block + pattern_block(&connection->pattern);
 	if (unlikely(options->verify))
 		slot->block = verify_free_block(&target->verify, connection->first_block,
@@ -350,6 +351,7 @@ static inline bool choose(struct connection *connection, struct slot *slot)
 	return true;
 }
 
+/* False: there is no request to begin. */
 static bool begin(struct connection *connection, uint64_t start_ns)
 {
 	struct worker *worker = connection->worker;
@@ -358,21 +360,20 @@ static bool begin(struct connection *connection, uint64_t start_ns)
 	struct target *target = connection->target;
 	const uint8_t *payload = connection->payload;
 	bool write;
-	if (unlikely(!choose(connection, slot))) {
-		slot->type = SLOT_FREE;
+	if (unlikely(!choose(connection, slot)))
 		return false;
-	}
 	connection->free_count--;
 	if (++connection->free_head == connection->depth)
 		connection->free_head = 0;
 	worker->in_flight++;
 	write = slot->type == NBD_CMD_WRITE;
-	slot->cookie += 1 << SLOT_INDEX_BITS;
+	slot->cookie = connection->next_cookie | index;
+	connection->next_cookie += 1 << SLOT_INDEX_BITS;
 	slot->start_ns = start_ns;
 	slot->sent_ns = worker->now_ns;
 	slot->offset = slot->length ? target->offset + slot->block * slot->length : 0;
 	slot->have = 0;
-	slot->failed = false;
+	slot->marks = 0;
 	if (unlikely(target->verify.entries != NULL) && slot->length) {
 		payload = connection->data + (size_t)index * slot->length;
 		if (write)
@@ -383,8 +384,10 @@ static bool begin(struct connection *connection, uint64_t start_ns)
 	append_request(connection, slot->type,
 		       write && worker->run->options->fua ? NBD_CMD_FLAG_FUA : 0, slot->cookie,
 		       slot->offset, slot->length);
-	if (write)
+	if (write) {
 		append(&connection->batches[connection->filling], payload, slot->length);
+		connection->writes++;
+	}
 	return true;
 }
 
@@ -393,6 +396,19 @@ void connection_begin(struct connection *connection, uint64_t start_ns)
 	if (--connection->quota == 0)
 		connection->worker->with_quota--;
 	begin(connection, start_ns);
+}
+
+void connection_begin_late(struct connection *connection, uint64_t start_ns)
+{
+	struct slot *slot = &connection->slots[connection->free[connection->free_head]];
+	if (begin(connection, start_ns))
+		slot->marks |= SLOT_WARMUP;
+}
+
+void connection_end_warmup(struct connection *connection)
+{
+	for (unsigned i = 0; i < connection->depth; i++)
+		connection->slots[i].marks |= SLOT_WARMUP; /* of a free one it says nothing */
 }
 
 void connection_fill(struct connection *connection)

@@ -21,24 +21,33 @@
 #include "lib/tls/session.h"
 
 enum {
-	SLOT_INDEX_BITS = 16, /* of a cookie; the rest counts the slot's uses */
-	SLOT_FREE = 0xffff,   /* as a type */
+	SLOT_INDEX_BITS = 16, /* of a cookie; the rest counts the connection's requests */
 	SEND_IOV_MAX = 1024,
 	RECEIVE_MIN_BYTES = 64 << 10,
 	RECEIVE_MAX_BYTES = 512 << 10,
 	SEAL_BYTES = 256 << 10, /* ciphertext of one send */
 };
 
+#define SLOT_FREE UINT64_MAX /* as a cookie: it has no slot's index, so that nothing finds it */
+
+/* What is not usual about a request. */
+enum slot_mark {
+	SLOT_FAILED = 1,    /* it was answered by an error */
+	SLOT_WARMUP = 2,    /* it belongs to the warm-up, though that is over */
+	SLOT_SCATTERED = 4, /* the chunks of a READ do not come in order */
+};
+
 struct slot {
-	uint64_t cookie;
+	uint64_t cookie;   /* SLOT_FREE: no request is in flight */
 	uint64_t start_ns; /* with --rate: when it was due, perhaps before it could be sent */
 	uint64_t sent_ns;
 	uint64_t offset; /* bytes */
 	uint64_t block;	 /* of the region */
 	uint32_t length; /* bytes; 0: FLUSH */
-	uint32_t have;	 /* bytes of a READ that are in */
-	uint16_t type;	 /* enum nbd_command, SLOT_FREE */
-	bool failed;
+	uint16_t type;	 /* enum nbd_command */
+	uint8_t marks;	 /* enum slot_mark */
+	uint64_t have;	 /* bytes that the chunks of a READ have brought */
+	uint64_t seams;	 /* SLOT_SCATTERED: where they begin and end, see receive.c */
 };
 
 /* Requests that go out together. */
@@ -72,11 +81,18 @@ struct connection {
 	uint16_t *free; /* a queue, of free_count from free_head on */
 	unsigned free_head, free_count;
 	uint64_t quota; /* requests that may still begin */
+	/*
+	 * Cookies rise. Those from `handed` on, up to `next`, are of requests that gather in the
+	 * batch: a server that answers one of them has guessed it.
+	 */
+	uint64_t next_cookie, handed_cookie;
+	uint64_t secret; /* that no server knows */
 	struct pattern pattern;
 	uint64_t first_block, block_count; /* of the region: what it may use */
 	uint64_t check_next; /* WORKER_CHECK: the next block, counted from first_block */
 	unsigned writes;     /* since the last FLUSH */
 	struct nbd_parser parser;
+	struct slot *answered; /* by the message that the parser is in; valid within it */
 	struct batch batches[2];
 	unsigned filling; /* the batch that gathers; the other one may be in flight */
 	struct msghdr message;
@@ -103,6 +119,10 @@ void connection_start(struct connection *connection);
 void connection_fill(struct connection *connection);
 /* Begins one; there is a free slot. `start_ns` counts for its latency. */
 void connection_begin(struct connection *connection, uint64_t start_ns);
+/* The same for one that was due in the warm-up, which is over: it counts there. */
+void connection_begin_late(struct connection *connection, uint64_t start_ns);
+/* The warm-up is over: what is in flight still counts there. */
+void connection_end_warmup(struct connection *connection);
 /* Sends what has gathered, unless a send is under way: that one's end will. */
 void connection_flush(struct connection *connection);
 /* Says goodbye and hangs up. */

@@ -19,10 +19,12 @@ static uint32_t reply_bytes(const struct connection *connection)
 	return HEADER_BYTES + connection->worker->run->options->block_bytes;
 }
 
-/* What is still to come of the requests in flight. */
+/* What is still to come of the requests that were sent; others wait in the batch. */
 static uint64_t owed(const struct connection *connection)
 {
-	uint64_t waiting = connection->depth - connection->free_count;
+	uint64_t waiting =
+		connection->depth - connection->free_count -
+		((connection->next_cookie - connection->handed_cookie) >> SLOT_INDEX_BITS);
 	return waiting * reply_bytes(connection) - connection->discard.at;
 }
 

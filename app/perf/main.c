@@ -4,6 +4,7 @@
  * looks on while they work, and reports.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,9 @@ static int open_connection(struct perf *perf, struct target *target, unsigned nu
 	int rc = dial(target, options->mode, options->timeout_ns, &line, client, why, sizeof(why));
 	if (!rc) {
 		rc = target_take(target, options, number, client, why, sizeof(why));
+		if (!rc && options->verify && !number)
+			rc = target_meet(perf->targets, target - perf->targets, line.fd, why,
+					 sizeof(why));
 		if (rc)
 			line_close(&line);
 	}
@@ -161,8 +165,9 @@ static int set_up(struct perf *perf)
 	signal(SIGPIPE, SIG_IGN);
 	if (uring_probe(&perf->run.caps, why, sizeof(why)))
 		return complain(why);
-	if (!perf->options.seed_given &&
-	    getrandom(&perf->options.seed, sizeof(perf->options.seed), 0) < 0)
+	if (getrandom(&perf->options.nonce, sizeof(perf->options.nonce), 0) < 0 ||
+	    (!perf->options.seed_given &&
+	     getrandom(&perf->options.seed, sizeof(perf->options.seed), 0) < 0))
 		return complain("no random numbers");
 	perf->options.seed &= PERF_SEED_MAX;
 	int rc = make_payload(perf);
@@ -187,12 +192,15 @@ static void tear_down(struct perf *perf)
 
 /* ---- Running ---- */
 
-static void show_progress(const struct perf *perf, const struct sample *sample)
+static void show_progress(const struct perf *perf, const struct sample *sample, bool checks)
 {
 	double seconds = sample->seconds > 0 ? sample->seconds : 1;
 	uint64_t requests = sample->reads + sample->writes;
 	fprintf(stderr, "\r%s%7.1f s  %10.0f IOPS  %9.1f MB/s  p99 %9.1f us  errors %llu\033[K",
-		sample->at < 0 ? "warm-up " : "", sample->at, (double)requests / seconds,
+		checks		 ? "check "
+		: sample->at < 0 ? "warm-up "
+				 : "",
+		sample->at, (double)requests / seconds,
 		results_mb(perf->results, requests, seconds), (double)sample->p99_ns / 1e3,
 		(unsigned long long)perf->results->errors_before);
 	fflush(stderr);
@@ -211,9 +219,10 @@ static void watch(struct perf *perf)
 		if (pthread_cond_timedwait(&run->ended, &run->lock, &until) != ETIMEDOUT)
 			continue;
 		pthread_mutex_unlock(&run->lock);
+		bool checks = perf->results->load_over;
 		results_sample(perf->results, now_ns(), &sample);
 		if (show)
-			show_progress(perf, &sample);
+			show_progress(perf, &sample, checks);
 		next_ns += SAMPLE_NS;
 		pthread_mutex_lock(&run->lock);
 	}
@@ -230,6 +239,17 @@ static void catch_signals(struct run *run)
 	interrupted_run = run;
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
+}
+
+/* What --verify-state keeps; `open`: the run begins, and if it is killed nothing is known. */
+static int save_state(const struct perf *perf, bool open)
+{
+	const struct perf_options *options = &perf->options;
+	char why[PERF_WHY_BYTES];
+	if (!options->verify_state || options->read_percent == 100 ||
+	    !verify_save(&perf->targets[0].verify, options->verify_state, open, why, sizeof(why)))
+		return 0;
+	return complain(why);
 }
 
 static int start(struct perf *perf)
@@ -249,6 +269,7 @@ static int start(struct perf *perf)
 		/* those that run already wait for all: there is no way on but out */
 		if (worker_start(&perf->workers[i])) {
 			complain("a thread can not be started");
+			save_state(perf, false); /* nothing was written */
 			_exit(EXIT_WRONG);
 		}
 	}
@@ -270,6 +291,21 @@ static void join(struct perf *perf)
 
 /* ---- Reporting ---- */
 
+/* Whether a file can be written to: better told before a run of hours than after. */
+static int try_file(const char *path)
+{
+	int fd;
+	if (!path)
+		return 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0) {
+		fprintf(stderr, "pollux-perf: %s: %s\n", path, strerror(errno));
+		return EXIT_WRONG;
+	}
+	close(fd);
+	return 0;
+}
+
 static int write_file(const char *path, const struct results *results,
 		      int (*report)(const struct results *results, FILE *out))
 {
@@ -287,7 +323,6 @@ static int report(struct perf *perf)
 	const struct perf_options *options = &perf->options;
 	const struct results *results = perf->results;
 	int status = results_status(results), rc = 0;
-	char why[PERF_WHY_BYTES];
 	if (!options->json || options->json_file)
 		report_text(results, stdout);
 	else
@@ -296,9 +331,8 @@ static int report(struct perf *perf)
 		rc |= write_file(options->json_file, results, report_json);
 	if (options->html_file)
 		rc |= write_file(options->html_file, results, report_html);
-	if (options->verify_state && options->read_percent < 100 &&
-	    verify_save(&perf->targets[0].verify, options->verify_state, why, sizeof(why)))
-		rc = complain(why);
+	if (save_state(perf, false))
+		rc = EXIT_WRONG;
 	if (results->first_error)
 		complain(results->first_error);
 	if (results->failure)
@@ -311,6 +345,12 @@ static int report(struct perf *perf)
 static int run(struct perf *perf)
 {
 	int rc = set_up(perf);
+	if (!rc)
+		rc = try_file(perf->options.json_file);
+	if (!rc)
+		rc = try_file(perf->options.html_file);
+	if (!rc)
+		rc = save_state(perf, true);
 	if (rc)
 		return rc;
 	rc = start(perf);
@@ -324,6 +364,7 @@ static int run(struct perf *perf)
 	perf->results->interrupted = interrupts > 0;
 	if (!rc)
 		return report(perf);
+	save_state(perf, false);
 	complain(perf->results->failure);
 	return rc;
 }

@@ -130,7 +130,8 @@ int perf_duration_parse(const char *text, uint64_t *ns)
 		if (value > 366.0 * 86400e9)
 			return -ERANGE;
 		*ns = (uint64_t)llround(value);
-		return 0;
+		/* 0 has a meaning of its own */
+		return value > 0 && !*ns ? -ERANGE : 0;
 	}
 	return -EINVAL;
 }
@@ -213,7 +214,7 @@ static bool take_rate(struct parse *parse, const char *text)
 		value *= 1e3, end++;
 	else if (*end == 'm' || *end == 'M')
 		value *= 1e6, end++;
-	if (*text < '0' || *text > '9' || *end || value < 1 || value > 1e9)
+	if (*text < '0' || *text > '9' || strpbrk(text, "xX") || *end || value < 1 || value > 1e9)
 		return complain(parse,
 				"--rate takes requests a second, such as 5000 or 20k, not '%s'",
 				text);
@@ -380,6 +381,10 @@ static bool check(struct parse *parse)
 		 "--verify needs a --bs that is a multiple of 512"},
 		{options->verify_state && options->uri_count > 1, "--verify-state is for one URI"},
 		{!options->timeout_ns, "--timeout must be longer than 0"},
+		{options->json_file && !*options->json_file, "--json= needs the name of a file"},
+		{options->html_file && !*options->html_file, "--html needs the name of a file"},
+		{options->verify_state && !*options->verify_state,
+		 "--verify-state needs the name of a file"},
 	};
 	for (size_t i = 0; i < COUNT_OF(rules); i++)
 		if (rules[i].wrong)

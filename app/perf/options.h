@@ -47,6 +47,7 @@ struct perf_options {
 	const char *verify_state; /* a file, or NULL */
 	uint64_t seed;
 	bool seed_given;
+	uint64_t nonce;	      /* random, new in each run whatever the seed is */
 	unsigned flush_every; /* writes; 0: never */
 	enum nbd_mode mode;
 	const char *tls_certificates, *tls_psk, *tls_username, *tls_hostname; /* or NULL */
@@ -67,7 +68,10 @@ enum perf_options_result perf_options_parse(int argc, char **argv, struct perf_o
 					    char *why, size_t why_bytes);
 void perf_options_free(struct perf_options *options);
 
-/* "10", "0.5", "500ms", "10s", "2m", "1h" in ns. Returns 0, -EINVAL or -ERANGE (beyond a year). */
+/*
+ * "10", "0.5", "500ms", "10s", "2m", "1h" in ns. Returns 0, -EINVAL, or -ERANGE (beyond a year, or
+ * less than a ns).
+ */
 int perf_duration_parse(const char *text, uint64_t *ns);
 /* "0-2,5": CPUs. Returns how many, or -EINVAL. */
 int perf_cpus_parse(const char *text, unsigned cpus[PERF_CPUS_MAX]);

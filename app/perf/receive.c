@@ -28,21 +28,24 @@ void connection_receive(struct connection *connection)
 
 /* ---- Slots ---- */
 
+/* NULL: no request with this cookie was sent, or it has been answered. */
 static struct slot *find(struct connection *connection, uint64_t cookie)
 {
 	unsigned index = cookie & ((1u << SLOT_INDEX_BITS) - 1);
 	struct slot *slot = &connection->slots[index];
 	if (unlikely(index >= connection->depth || slot->cookie != cookie ||
-		     slot->type == SLOT_FREE))
+		     cookie >= connection->handed_cookie))
 		return NULL;
 	return slot;
 }
 
 static bool lookup(void *arg, uint64_t cookie, struct nbd_pending *pending)
 {
-	struct slot *slot = find(arg, cookie);
+	struct connection *connection = arg;
+	struct slot *slot = find(connection, cookie);
 	if (!slot)
 		return false;
+	connection->answered = slot;
 	pending->type = slot->type;
 	pending->offset = slot->offset;
 	pending->length = slot->length;
@@ -67,28 +70,41 @@ static void end_verified(struct connection *connection, struct slot *slot, const
 {
 	struct verify_table *table = &connection->target->verify;
 	if (slot->type == NBD_CMD_WRITE)
-		verify_end_write(table, slot->block, !slot->failed);
+		verify_end_write(table, slot->block, !(slot->marks & SLOT_FAILED));
 	else if (slot->type == NBD_CMD_READ)
-		verify_end_read(table, slot->block, slot->failed ? NULL : data,
+		verify_end_read(table, slot->block, slot->marks & SLOT_FAILED ? NULL : data,
 				connection->target->uri_text, &connection->worker->log);
+}
+
+static inline struct histogram *histogram_of(struct perf_stats *stats, uint16_t type)
+{
+	return type == NBD_CMD_READ    ? &stats->reads
+	       : type == NBD_CMD_WRITE ? &stats->writes
+				       : &stats->flushes;
+}
+
+static never_inline void end_marked(struct worker *worker, const struct slot *slot)
+{
+	struct perf_stats *stats = slot->marks & SLOT_WARMUP ? &worker->warmup : worker->stats;
+	if (slot->marks & SLOT_FAILED)
+		counter_add(&stats->errors, 1);
+	else
+		histogram_record(histogram_of(stats, slot->type), worker->now_ns - slot->start_ns);
 }
 
 void connection_end(struct connection *connection, struct slot *slot)
 {
 	struct worker *worker = connection->worker;
-	struct perf_stats *stats = worker->stats;
-	struct histogram *histogram = slot->type == NBD_CMD_READ    ? &stats->reads
-				      : slot->type == NBD_CMD_WRITE ? &stats->writes
-								    : &stats->flushes;
-	if (likely(!slot->failed))
-		histogram_record(histogram, worker->now_ns - slot->start_ns);
+	if (likely(!slot->marks))
+		histogram_record(histogram_of(worker->stats, slot->type),
+				 worker->now_ns - slot->start_ns);
 	else
-		counter_add(&stats->errors, 1);
+		end_marked(worker, slot);
 	unsigned tail = connection->free_head + connection->free_count++;
 	if (tail >= connection->depth)
 		tail -= connection->depth;
 	connection->free[tail] = slot - connection->slots;
-	slot->type = SLOT_FREE;
+	slot->cookie = SLOT_FREE;
 	worker->in_flight--;
 }
 
@@ -162,25 +178,89 @@ static const char *type_name(uint16_t type)
 	return type == NBD_CMD_READ ? "READ" : type == NBD_CMD_WRITE ? "WRITE" : "FLUSH";
 }
 
+/* The server's own words, such as no terminal takes for commands. */
+static void clean(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || (unsigned char)*text >= 0x7f)
+			*text = '?';
+}
+
 /* The first error of a worker is told in full; all are counted. */
 static void note_error(struct connection *connection, struct slot *slot,
 		       const struct nbd_event *event)
 {
 	struct worker *worker = connection->worker;
-	slot->failed = true;
+	char message[WORKER_FAILURE_BYTES / 2];
+	slot->marks |= SLOT_FAILED;
 	if (worker->first_error[0])
 		return;
+	snprintf(message, sizeof(message), "%s%s", *event->message ? ": " : "", event->message);
+	clean(message);
 	snprintf(worker->first_error, sizeof(worker->first_error),
-		 "%s: %s of %u bytes at %llu: %s%s%s", connection->target->uri_text,
+		 "%s: %s of %u bytes at %llu: %s%s", connection->target->uri_text,
 		 type_name(slot->type), slot->length, (unsigned long long)slot->offset,
-		 error_name(event->error), *event->message ? ": " : "", event->message);
+		 error_name(event->error), message);
 }
 
+/* A number for a place, such as no server can make up others to cancel it out. */
+static uint64_t seam(const struct connection *connection, uint64_t offset)
+{
+	struct pattern pattern = {.state = offset ^ connection->secret};
+	return pattern_bits(&pattern);
+}
+
+static never_inline void note_scattered(struct connection *connection, struct slot *slot,
+					uint64_t offset, uint64_t length)
+{
+	if (!(slot->marks & SLOT_SCATTERED))
+		slot->seams = seam(connection, slot->offset) ^
+			      seam(connection, slot->offset + slot->have);
+	slot->marks |= SLOT_SCATTERED;
+	slot->seams ^= seam(connection, offset) ^ seam(connection, offset + length);
+}
+
+/*
+ * Notes a chunk's content: it must be all of the READ in the end, and nothing of it twice. In order
+ * that is the sum. Else each chunk is a step from where it begins to where it ends: the ends of
+ * steps cancel out, but for those of the READ, only if there is a way from its begin to its end;
+ * and where the sum is right, nothing lies beside that way.
+ */
+static inline void note_chunk(struct connection *connection, struct slot *slot, uint64_t offset,
+			      uint64_t length)
+{
+	if (unlikely(offset != slot->offset + slot->have || slot->marks))
+		note_scattered(connection, slot, offset, length);
+	slot->have += length;
+}
+
+/* Whether the chunks of a READ that has ended well were all of it. */
+static bool check_chunks(struct connection *connection, const struct slot *slot)
+{
+	if (unlikely(slot->have != slot->length)) {
+		connection_break(connection,
+				 "the server broke the protocol: the chunks of a READ of %u bytes "
+				 "have %llu",
+				 slot->length, (unsigned long long)slot->have);
+		return false;
+	}
+	if (unlikely(slot->marks & SLOT_SCATTERED &&
+		     slot->seams != (seam(connection, slot->offset) ^
+				     seam(connection, slot->offset + slot->length)))) {
+		connection_break(connection,
+				 "the server broke the protocol: the chunks of a READ of %u bytes "
+				 "overlap and leave a gap",
+				 slot->length);
+		return false;
+	}
+	return true;
+}
+
+/* What --verify wants to see. */
 static void keep(struct connection *connection, struct slot *slot, const struct nbd_event *event,
 		 size_t count)
 {
 	uint8_t *at;
-	slot->have += count;
 	if (!connection->data)
 		return;
 	at = data_of(connection, slot) + (event->offset - slot->offset);
@@ -193,30 +273,29 @@ static void keep(struct connection *connection, struct slot *slot, const struct 
 /* One event of the parser. False: the connection is broken. */
 static bool take_event(struct connection *connection, const struct nbd_event *event)
 {
-	struct slot *slot;
+	struct slot *slot = connection->answered;
 	if (unlikely(event->kind == NBD_EVENT_BROKEN)) {
 		connection_break(connection, "the server broke the protocol: %s", event->message);
 		return false;
 	}
-	slot = find(connection, event->cookie);
 	switch (event->kind) {
+	case NBD_EVENT_DATA:
+		note_chunk(connection, slot, event->offset, event->length);
+		return true;
 	case NBD_EVENT_BYTES:
 		keep(connection, slot, event, event->count);
 		return true;
 	case NBD_EVENT_HOLE:
 		keep(connection, slot, event, event->length);
+		note_chunk(connection, slot, event->offset, event->length);
 		return true;
 	case NBD_EVENT_ERROR:
 		note_error(connection, slot, event);
 		return true;
 	case NBD_EVENT_DONE:
-		if (slot->type == NBD_CMD_READ && !slot->failed && slot->have != slot->length) {
-			connection_break(connection,
-					 "the server broke the protocol: the chunks of a READ of "
-					 "%u bytes have %u",
-					 slot->length, slot->have);
+		if (slot->type == NBD_CMD_READ && !(slot->marks & SLOT_FAILED) &&
+		    !check_chunks(connection, slot))
 			return false;
-		}
 		if (connection->data)
 			end_verified(connection, slot, data_of(connection, slot));
 		connection_end(connection, slot);

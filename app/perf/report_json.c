@@ -3,12 +3,29 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "app/perf/report.h"
 
 static json_t *integer(uint64_t value)
 {
 	return json_integer((json_int_t)value);
+}
+
+/* Text that others have chosen need not be UTF-8, and JSON has nothing else. */
+static json_t *told_text(const char *text)
+{
+	json_t *told = text ? json_string(text) : json_null();
+	char *copy = told ? NULL : strdup(text);
+	if (!copy)
+		return told;
+	for (char *at = copy; *at; at++)
+		if (*at & 0x80)
+			*at = '?';
+	told = json_string(copy);
+	free(copy);
+	return told;
 }
 
 static json_t *latency(const struct histogram *histogram)
@@ -87,7 +104,7 @@ static json_t *told_targets(const struct results *results)
 	for (unsigned i = 0; i < results->options->uri_count; i++) {
 		const struct target *target = &results->targets[i];
 		json_t *object = json_object();
-		json_object_set_new(object, "uri", json_string(target->uri_text));
+		json_object_set_new(object, "uri", told_text(target->uri_text));
 		json_object_set_new(object, "size_bytes", integer(target->size));
 		json_object_set_new(object, "offset", integer(target->offset));
 		json_object_set_new(object, "blocks", integer(target->blocks));
@@ -111,7 +128,7 @@ static json_t *told_verify(const struct results *results)
 		json_t *entry = json_object();
 		json_object_set_new(entry, "kind",
 				    json_string(stamp_verdict_names[finding->verdict]));
-		json_object_set_new(entry, "uri", json_string(finding->uri));
+		json_object_set_new(entry, "uri", told_text(finding->uri));
 		json_object_set_new(entry, "offset", integer(finding->offset));
 		json_object_set_new(entry, "detail", json_string(finding->detail));
 		json_array_append_new(findings, entry);
@@ -163,10 +180,8 @@ int report_json(const struct results *results, FILE *out)
 	json_object_set_new(root, "flushes", kind(results, &load->flushes, false));
 	json_object_set_new(root, "total", kind(results, &results->total, false));
 	json_object_set_new(root, "errors", integer(load->errors + results->check_errors));
-	json_object_set_new(root, "first_error",
-			    results->first_error ? json_string(results->first_error) : json_null());
-	json_object_set_new(root, "failure",
-			    results->failure ? json_string(results->failure) : json_null());
+	json_object_set_new(root, "first_error", told_text(results->first_error));
+	json_object_set_new(root, "failure", told_text(results->failure));
 	json_object_set_new(root, "unsent", integer(results->unsent));
 	if (results->options->verify)
 		json_object_set_new(root, "verify", told_verify(results));

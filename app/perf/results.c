@@ -48,7 +48,14 @@ static void look_at(struct histogram *all, struct counts *counts, const struct p
 	histogram_add(all, &stats->flushes);
 	counts->reads += counter_read(&stats->reads.count);
 	counts->writes += counter_read(&stats->writes.count);
-	counts->errors += counter_read(&stats->errors);
+}
+
+static bool all_have_drained(const struct results *results)
+{
+	for (unsigned i = 0; i < results->worker_count; i++)
+		if (!__atomic_load_n(&results->workers[i].last_ns, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
 }
 
 static void merge(struct sample *into, const struct sample *sample)
@@ -86,13 +93,21 @@ static void keep(struct results *results, const struct sample *sample)
 void results_sample(struct results *results, uint64_t now_ns, struct sample *sample)
 {
 	struct counts counts = {0};
+	/* before the counters are read: the last requests of the load are in them then */
+	bool drained = all_have_drained(results), check = results->load_over;
 	double load_at = (double)results->start_ns + (double)results->options->warmup_ns;
 	histogram_init(&results->now);
 	for (unsigned i = 0; i < results->worker_count; i++) {
 		const struct worker *worker = &results->workers[i];
-		look_at(&results->now, &counts, &worker->warmup);
-		look_at(&results->now, &counts, &worker->load);
-		counts.errors += counter_read(&worker->log.bad);
+		if (check) {
+			look_at(&results->now, &counts, &worker->check);
+		} else {
+			look_at(&results->now, &counts, &worker->warmup);
+			look_at(&results->now, &counts, &worker->load);
+		}
+		counts.errors +=
+			counter_read(&worker->warmup.errors) + counter_read(&worker->load.errors) +
+			counter_read(&worker->check.errors) + counter_read(&worker->log.bad);
 	}
 	results->since = results->now;
 	histogram_subtract(&results->since, &results->before);
@@ -111,7 +126,13 @@ void results_sample(struct results *results, uint64_t now_ns, struct sample *sam
 	results->writes_before = counts.writes;
 	results->errors_before = counts.errors;
 	results->sampled_ns = now_ns;
-	keep(results, sample);
+	if (!check)
+		keep(results, sample);
+	if (drained && !check) {
+		results->load_over = true;
+		histogram_init(&results->before);
+		results->reads_before = results->writes_before = 0;
+	}
 }
 
 /* ---- Sums ---- */

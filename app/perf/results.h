@@ -39,6 +39,7 @@ struct results {
 	uint64_t sampled_ns;
 	struct histogram before, now, since; /* of all requests */
 	uint64_t reads_before, writes_before, errors_before;
+	bool load_over; /* all workers': samples are of the read-back, and are not kept */
 	/* ---- sums ---- */
 	struct perf_stats load; /* all workers' */
 	struct histogram total; /* all kinds of requests */

@@ -27,10 +27,16 @@ const char *const stamp_verdict_names[STAMP_VERDICTS] = {
 	[STAMP_FOREIGN] = "foreign",
 };
 
-/* What a sector says about itself. */
+/* What a sector says about itself, in its first three words. */
 struct sector {
-	uint64_t offset, generation, seed;
+	uint64_t offset;
+	struct stamp stamp;
 };
+
+static uint64_t second_word(const struct stamp *stamp)
+{
+	return (uint64_t)stamp->run << 32 | stamp->generation;
+}
 
 static uint64_t mix(uint64_t value)
 {
@@ -41,10 +47,11 @@ static uint64_t mix(uint64_t value)
 
 static void write_sector(uint64_t words[SECTOR_WORDS], const struct sector *sector)
 {
-	uint64_t key = mix(sector->offset + mix(sector->generation + mix(sector->seed + GOLDEN)));
+	uint64_t second = second_word(&sector->stamp);
+	uint64_t key = mix(sector->offset + mix(second + mix(sector->stamp.seed + GOLDEN)));
 	words[0] = sector->offset;
-	words[1] = sector->generation;
-	words[2] = sector->seed;
+	words[1] = second;
+	words[2] = sector->stamp.seed;
 	for (unsigned i = CHECKSUM_WORD; i < SECTOR_WORDS; i++) {
 		uint64_t value = key + i * GOLDEN;
 		words[i] = value ^ value >> 29;
@@ -66,10 +73,10 @@ static uint64_t checksum(const uint8_t *block, size_t bytes)
 	return mix(lanes[0] + mix(lanes[1] + mix(lanes[2] + mix(lanes[3]))));
 }
 
-void stamp_write(void *block, size_t bytes, uint64_t offset, uint64_t seed, uint32_t generation)
+void stamp_write(void *block, size_t bytes, uint64_t offset, const struct stamp *stamp)
 {
 	uint64_t *words = block;
-	struct sector sector = {offset, generation, seed};
+	struct sector sector = {offset, *stamp};
 	for (size_t at = 0; at < bytes; at += STAMP_SECTOR_BYTES) {
 		write_sector(words + at / 8, &sector);
 		sector.offset += STAMP_SECTOR_BYTES;
@@ -95,7 +102,9 @@ static bool all_zero(const uint8_t *bytes, size_t count)
 
 static void read_sector(const struct judge *judge, size_t at, struct sector *sector)
 {
-	memcpy(sector, judge->block + at, sizeof(*sector));
+	uint64_t words[3];
+	memcpy(words, judge->block + at, sizeof(words));
+	*sector = (struct sector){words[0], {words[2], words[1] >> 32, (uint32_t)words[1]}};
 }
 
 /* Whether the sector is what it says it is. */
@@ -113,9 +122,8 @@ static bool is_whole(const struct judge *judge, size_t at, struct sector *sector
 static bool find_reference(const struct judge *judge, struct sector *reference)
 {
 	const struct stamp_expected *expected = judge->expected;
-	if (expected->generation && !expected->any_seed) {
-		*reference =
-			(struct sector){expected->offset, expected->generation, expected->seed};
+	if (expected->stamp.generation && !expected->any_seed && !expected->any_run) {
+		*reference = (struct sector){expected->offset, expected->stamp};
 		return true;
 	}
 	for (size_t at = 0; at < judge->bytes; at += STAMP_SECTOR_BYTES) {
@@ -158,7 +166,13 @@ static enum stamp_verdict tell_corrupt(const struct judge *judge, size_t at)
 
 static bool same_content(const struct sector *a, const struct sector *b)
 {
-	return a->generation == b->generation && a->seed == b->seed;
+	return second_word(&a->stamp) == second_word(&b->stamp) && a->stamp.seed == b->stamp.seed;
+}
+
+/* Of two contents, neither of them zeroes. */
+static bool other_runs(const struct stamp *a, const struct stamp *b)
+{
+	return a->generation && b->generation && (a->seed != b->seed || a->run != b->run);
 }
 
 /* The checksum is wrong, or there is none. */
@@ -173,21 +187,22 @@ static enum stamp_verdict take_apart(const struct judge *judge)
 	read_sector(judge, 0, &first);
 	for (size_t at = 0; at < judge->bytes; at += STAMP_SECTOR_BYTES) {
 		read_sector(judge, at, &sector);
-		if (sector.generation && sector.offset != judge->expected->offset + at) {
+		if (sector.stamp.generation && sector.offset != judge->expected->offset + at) {
 			TELL(judge, "byte %zu and on were written to offset %" PRIu64, at,
 			     sector.offset);
 			return STAMP_MISPLACED;
 		}
 		if (same_content(&sector, &first))
 			continue;
-		TELL(judge, "generation %" PRIu64 " up to byte %zu, then generation %" PRIu64 "%s",
-		     first.generation, at - 1, sector.generation,
-		     first.seed && sector.seed && first.seed != sector.seed ? " of another run"
-									    : "");
+		TELL(judge, "generation %" PRIu32 " up to byte %zu, then generation %" PRIu32 "%s",
+		     first.stamp.generation, at - 1, sector.stamp.generation,
+		     other_runs(&first.stamp, &sector.stamp) ? " of another run" : "");
 		return STAMP_TORN;
 	}
-	TELL(judge, "its checksum, bytes %d to %d, is wrong", 8 * CHECKSUM_WORD,
-	     8 * CHECKSUM_WORD + 7);
+	TELL(judge,
+	     "its checksum, bytes %d to %d, is wrong (or --bs or --offset is not that of its "
+	     "writer)",
+	     8 * CHECKSUM_WORD, 8 * CHECKSUM_WORD + 7);
 	return STAMP_CORRUPT;
 }
 
@@ -195,20 +210,31 @@ static enum stamp_verdict take_apart(const struct judge *judge)
 static enum stamp_verdict compare(const struct judge *judge, const struct sector *is)
 {
 	const struct stamp_expected *expected = judge->expected;
+	const struct stamp *stamp = &is->stamp, *wanted = &expected->stamp;
+	bool same_seed = stamp->seed == wanted->seed;
+	uint32_t sibling = stamp->run - expected->first_run;
 	if (is->offset != expected->offset) {
-		TELL(judge, "it was written to offset %" PRIu64 " (generation %" PRIu64 ")",
-		     is->offset, is->generation);
+		TELL(judge, "it was written to offset %" PRIu64 " (generation %" PRIu32 ")",
+		     is->offset, stamp->generation);
 		return STAMP_MISPLACED;
 	}
-	if (!expected->any_seed && is->seed != expected->seed) {
-		TELL(judge, "it was written by another run (seed %" PRIu64 ")", is->seed);
+	if (!expected->any_seed && !same_seed) {
+		TELL(judge, "it was written by another run (seed %" PRIu64 ")", stamp->seed);
 		return STAMP_STALE;
 	}
-	if (!expected->generation || is->generation == expected->generation)
+	if (!expected->any_run && stamp->run != wanted->run) {
+		if (same_seed && sibling < expected->runs) {
+			TELL(judge, "it was written to the export of URI %" PRIu32, sibling + 1);
+			return STAMP_MISPLACED;
+		}
+		TELL(judge, "it was written by another run (of the same seed)");
+		return STAMP_STALE;
+	}
+	if (!wanted->generation || stamp->generation == wanted->generation)
 		return STAMP_GOOD;
-	TELL(judge, "generation %" PRIu64 " instead of %" PRIu32, is->generation,
-	     expected->generation);
-	return is->generation < expected->generation ? STAMP_STALE : STAMP_FOREIGN;
+	TELL(judge, "generation %" PRIu32 " instead of %" PRIu32, stamp->generation,
+	     wanted->generation);
+	return stamp->generation < wanted->generation ? STAMP_STALE : STAMP_FOREIGN;
 }
 
 enum stamp_verdict stamp_check(const void *block, size_t bytes,
@@ -219,14 +245,14 @@ enum stamp_verdict stamp_check(const void *block, size_t bytes,
 	uint64_t sum;
 	read_sector(&judge, 0, &first);
 	memcpy(&sum, judge.block + 8 * CHECKSUM_WORD, 8);
-	if (likely(sum == checksum(block, bytes) && first.generation))
+	if (likely(sum == checksum(block, bytes) && first.stamp.generation))
 		return compare(&judge, &first);
 	if (!all_zero(block, bytes))
 		return take_apart(&judge);
-	if (!expected->generation)
+	if (!expected->stamp.generation)
 		return STAMP_UNWRITTEN;
 	snprintf(detail, STAMP_DETAIL_BYTES,
 		 "it is all zeroes, as before any write, instead of generation %" PRIu32,
-		 expected->generation);
+		 expected->stamp.generation);
 	return STAMP_STALE;
 }

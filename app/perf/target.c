@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "lib/base/compiler.h"
 #include "lib/base/size.h"
@@ -56,7 +57,7 @@ static int make_credentials(struct target *target, const struct perf_options *op
 	if (!config.psk_file && !config.directory && check)
 		return refuse(why, why_bytes, target,
 			      "TLS needs --tls-certificates DIR or --tls-psk FILE (or "
-			      "tls-certificates, tls-psk-file in the URI)");
+			      "tls-certificates, tls-psk-file in the URI), or --tls-no-verify");
 	int rc = tls_credentials_create(&config, &target->credentials, &report);
 	if (rc)
 		refuse(why, why_bytes, target, "%s", report.error);
@@ -67,6 +68,14 @@ static int make_credentials(struct target *target, const struct perf_options *op
 	return rc;
 }
 
+/* By its scheme, or because there is something to set up TLS with: never by chance in the clear. */
+static bool wants_tls(const struct nbd_uri *uri, const struct perf_options *options)
+{
+	return uri->tls || uri->tls_certificates || uri->tls_psk_file || uri->tls_hostname ||
+	       !uri->tls_verify_peer || options->tls_certificates || options->tls_psk ||
+	       options->tls_username || options->tls_hostname || options->tls_no_verify;
+}
+
 int target_init(struct target *target, const struct perf_options *options, unsigned index,
 		char *why, size_t why_bytes)
 {
@@ -74,15 +83,55 @@ int target_init(struct target *target, const struct perf_options *options, unsig
 		.uri_text = options->uri_texts[index],
 		.uri = &options->uris[index],
 	};
-	if (!target->uri->tls && !options->tls_certificates && !options->tls_psk)
-		return 0;
-	return make_credentials(target, options, why, why_bytes);
+	bool tls = wants_tls(target->uri, options);
+	if (options->discard && tls)
+		return refuse(why, why_bytes, target,
+			      "--discard is not for TLS, where every byte is decrypted");
+	if (options->discard && !target->uri->host)
+		return refuse(why, why_bytes, target,
+			      "--discard is for TCP: other sockets do not drop payload");
+	return tls ? make_credentials(target, options, why, why_bytes) : 0;
 }
 
 void target_fini(struct target *target)
 {
 	tls_credentials_put(target->credentials);
 	verify_table_fini(&target->verify);
+}
+
+/* ---- Twins ---- */
+
+static bool same_socket(const struct nbd_uri *a, const struct nbd_uri *b)
+{
+	struct stat one, two;
+	if (a->socket_length == b->socket_length && !memcmp(a->socket, b->socket, a->socket_length))
+		return true;
+	return a->socket[0] && b->socket[0] && !stat(a->socket, &one) && !stat(b->socket, &two) &&
+	       one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
+static bool same_server(const struct target *a, const struct target *b)
+{
+	if (a->uri->socket || b->uri->socket)
+		return a->uri->socket && b->uri->socket && same_socket(a->uri, b->uri);
+	return a->peer_bytes == b->peer_bytes && !memcmp(&a->peer, &b->peer, a->peer_bytes);
+}
+
+int target_meet(struct target *targets, unsigned index, int fd, char *why, size_t why_bytes)
+{
+	struct target *target = &targets[index];
+	target->peer_bytes = sizeof(target->peer);
+	if (getpeername(fd, (struct sockaddr *)&target->peer, &target->peer_bytes))
+		target->peer_bytes = 0;
+	for (unsigned i = 0; i < index; i++)
+		if (!strcmp(targets[i].uri->export_name, target->uri->export_name) &&
+		    same_server(&targets[i], target))
+			return refuse(
+				why, why_bytes, target,
+				"it is the export of %s, and --verify must write to each only "
+				"once (--connections N makes more connections)",
+				targets[i].uri_text);
+	return 0;
 }
 
 /* ---- What the export is, and what was asked for ---- */
@@ -101,10 +150,6 @@ static const char *missing(const struct target *target, const struct perf_option
 		return "the server does not know structured replies";
 	if (options->mode == NBD_MODE_EXTENDED && target->mode != NBD_MODE_EXTENDED)
 		return "the server does not know extended headers";
-	if (options->discard && target->credentials)
-		return "--discard is not for TLS, where every byte is decrypted";
-	if (options->discard && target->uri->socket)
-		return "--discard is for TCP: other sockets do not drop payload";
 	return NULL;
 }
 
@@ -169,12 +214,17 @@ static int make_table(struct target *target, const struct perf_options *options,
 {
 	bool only_reads = options->read_percent == 100;
 	struct verify_table *table = &target->verify;
-	if (verify_table_init(table, target->offset, target->blocks, options->block_bytes,
-			      options->seed, only_reads && !options->seed_given)) {
+	if (verify_table_init(table, target->offset, target->blocks, options->block_bytes)) {
 		refuse(why, why_bytes, target, "no memory to keep track of %" PRIu64 " blocks",
 		       target->blocks);
 		return -ENOMEM;
 	}
+	table->seed = options->seed;
+	table->first_run = (uint32_t)options->nonce;
+	table->runs = options->uri_count;
+	table->run = table->first_run + (uint32_t)(target->uri - options->uris);
+	table->any_seed = only_reads && !options->seed_given;
+	table->any_run = only_reads;
 	table->judge_unknown = only_reads && !options->verify_state;
 	if (!options->verify_state)
 		return 0;

@@ -7,6 +7,8 @@
 #ifndef POLLUX_APP_PERF_TARGET_H
 #define POLLUX_APP_PERF_TARGET_H
 
+#include <sys/socket.h>
+
 #include "app/perf/options.h"
 #include "app/perf/verify.h"
 #include "lib/nbd/client.h"
@@ -19,6 +21,8 @@ struct target {
 	const char *tls_hostname;	     /* that the certificate must name; NULL: none */
 	struct tls_credentials *credentials; /* NULL: no TLS */
 	/* ---- as the first connection learnt ---- */
+	struct sockaddr_storage peer;
+	socklen_t peer_bytes;
 	uint64_t size;
 	uint16_t flags; /* enum nbd_transmission_flags */
 	enum nbd_mode mode;
@@ -32,6 +36,14 @@ struct target {
 int target_init(struct target *target, const struct perf_options *options, unsigned index,
 		char *why, size_t why_bytes);
 void target_fini(struct target *target);
+
+/*
+ * For --verify, once the first connection of target `index` is up: notes whom it has reached. Two
+ * tables of one export would each take the other's writes for wrong. Returns 0, or -EINVAL: one of
+ * the targets before is the same export of the same server. Names and addresses that a server has
+ * for one export can not be told.
+ */
+int target_meet(struct target *targets, unsigned index, int fd, char *why, size_t why_bytes);
 
 /*
  * What the handshake of connection `number` has told; the first one's decides, later ones must

@@ -19,20 +19,18 @@ enum { PATH_BYTES = 4096 };
 
 struct header {
 	char magic[8];
-	uint64_t seed, offset, blocks, block_bytes;
+	uint64_t seed, run, offset, blocks, block_bytes, open;
 };
 
-static const char magic[8] = "pxverif1";
+static const char magic[8] = "pxverif2";
 
 int verify_table_init(struct verify_table *table, uint64_t offset, uint64_t blocks,
-		      uint32_t block_bytes, uint64_t seed, bool any_seed)
+		      uint32_t block_bytes)
 {
 	*table = (struct verify_table){
-		.seed = seed,
 		.offset = offset,
 		.blocks = blocks,
 		.block_bytes = block_bytes,
-		.any_seed = any_seed,
 		.entries = calloc(blocks, sizeof(uint32_t)),
 	};
 	return table->entries ? 0 : -ENOMEM;
@@ -62,10 +60,16 @@ static int read_state(struct verify_table *table, FILE *file, const char *path, 
 			"--bs, --offset and --size",
 			path, (unsigned long long)header.blocks,
 			(unsigned long long)header.block_bytes, (unsigned long long)header.offset);
+	if (header.open)
+		return why_refuse(why, why_bytes, -EBUSY,
+				  "%s: a run that is still under way, or was killed, has it: what "
+				  "is written now is not known (remove it to begin anew)",
+				  path);
 	if (fread(table->entries, sizeof(uint32_t), table->blocks, file) != table->blocks)
 		return why_refuse(why, why_bytes, -EINVAL, "%s is cut short", path);
 	table->seed = header.seed;
-	table->any_seed = false;
+	table->run = table->first_run = header.run;
+	table->any_seed = table->any_run = false;
 	return 0;
 }
 
@@ -82,36 +86,37 @@ int verify_load(struct verify_table *table, const char *path, char *why, size_t 
 	return rc;
 }
 
-static int write_state(const struct verify_table *table, FILE *file)
+static int write_state(const struct verify_table *table, FILE *file, bool open)
 {
 	struct header header = {
 		.seed = table->seed,
+		.run = table->run,
 		.offset = table->offset,
 		.blocks = table->blocks,
 		.block_bytes = table->block_bytes,
+		.open = open,
 	};
 	memcpy(header.magic, magic, sizeof(magic));
 	if (fwrite(&header, sizeof(header), 1, file) != 1)
 		return -errno;
-	for (uint64_t i = 0; i < table->blocks; i++) {
-		uint32_t entry = table->entries[i];
-		/* what was never answered may have been carried out */
-		if (entry & VERIFY_BUSY)
-			entry = (entry & ~VERIFY_BUSY) | VERIFY_UNCERTAIN;
+	for (uint64_t i = 0; i < table->blocks && !open; i++) {
+		/* what was never answered: writes have left their mark, reads change nothing */
+		uint32_t entry = table->entries[i] & ~VERIFY_BUSY;
 		if (fwrite(&entry, sizeof(entry), 1, file) != 1)
 			return -errno;
 	}
 	return fflush(file) || fsync(fileno(file)) ? -errno : 0;
 }
 
-int verify_save(const struct verify_table *table, const char *path, char *why, size_t why_bytes)
+int verify_save(const struct verify_table *table, const char *path, bool open, char *why,
+		size_t why_bytes)
 {
 	char beside[PATH_BYTES];
 	int rc = -ENAMETOOLONG;
 	if (snprintf(beside, sizeof(beside), "%s.new", path) < PATH_BYTES) {
 		/* a run that is killed here leaves the old file whole */
 		FILE *file = fopen(beside, "wb");
-		rc = file ? write_state(table, file) : -errno;
+		rc = file ? write_state(table, file, open) : -errno;
 		if (file && fclose(file) && !rc)
 			rc = -errno;
 		if (!rc && rename(beside, path))
@@ -138,15 +143,15 @@ static uint32_t next_generation(uint32_t entry)
 void verify_begin_write(struct verify_table *table, uint64_t block, void *data)
 {
 	uint32_t *entry = &table->entries[block];
-	stamp_write(data, table->block_bytes, offset_of(table, block), table->seed,
-		    next_generation(*entry));
-	*entry |= VERIFY_BUSY;
+	const struct stamp stamp = {table->seed, table->run, next_generation(*entry)};
+	stamp_write(data, table->block_bytes, offset_of(table, block), &stamp);
+	/* whatever becomes of it, its generation is used up */
+	*entry = stamp.generation | VERIFY_BUSY | VERIFY_UNCERTAIN;
 }
 
 void verify_end_write(struct verify_table *table, uint64_t block, bool good)
 {
-	uint32_t *entry = &table->entries[block];
-	*entry = next_generation(*entry) | (good ? 0 : VERIFY_UNCERTAIN);
+	table->entries[block] &= good ? VERIFY_GENERATIONS : VERIFY_GENERATIONS | VERIFY_UNCERTAIN;
 }
 
 void verify_begin_read(struct verify_table *table, uint64_t block)
@@ -174,14 +179,17 @@ void verify_end_read(struct verify_table *table, uint64_t block, const void *dat
 	uint32_t *entry = &table->entries[block];
 	struct stamp_expected expected = {
 		.offset = offset_of(table, block),
-		.seed = table->seed,
+		.stamp = {table->seed, table->run, *entry & VERIFY_GENERATIONS},
 		.any_seed = table->any_seed,
-		.generation = *entry & VERIFY_GENERATIONS,
+		.any_run = table->any_run,
+		.first_run = table->first_run,
+		.runs = table->runs,
 	};
 	char detail[STAMP_DETAIL_BYTES];
 	*entry &= ~VERIFY_BUSY;
 	/* a write that failed may have left anything */
-	if (!data || *entry & VERIFY_UNCERTAIN || (!expected.generation && !table->judge_unknown))
+	if (!data || *entry & VERIFY_UNCERTAIN ||
+	    (!expected.stamp.generation && !table->judge_unknown))
 		return;
 	enum stamp_verdict verdict = stamp_check(data, table->block_bytes, &expected, detail);
 	log->counts[verdict]++;

@@ -16,16 +16,19 @@
 #include "app/perf/stamp.h"
 
 enum {
-	VERIFY_BUSY = 1 << 30,			   /* a request for the block is in flight */
-	VERIFY_UNCERTAIN = 1 << 29,		   /* a write failed: old, new, or both */
+	VERIFY_BUSY = 1 << 30,	    /* a request for the block is in flight */
+	VERIFY_UNCERTAIN = 1 << 29, /* a write failed, or is in flight: old, new, or both */
 	VERIFY_GENERATIONS = VERIFY_UNCERTAIN - 1, /* the bits of the generation; 0: not known */
 	VERIFY_FINDINGS_MAX = 32,
 };
 
 struct verify_table {
-	uint64_t seed, offset, blocks;
+	uint64_t offset, blocks;
 	uint32_t block_bytes;
-	bool any_seed;	    /* what an unknown run wrote */
+	uint64_t seed;
+	uint32_t run;		  /* see struct stamp */
+	uint32_t first_run, runs; /* those of all tables of this run */
+	bool any_seed, any_run;	  /* what an unknown run wrote */
 	bool judge_unknown; /* blocks of generation 0 too: they were all written by somebody */
 	uint32_t *entries;
 };
@@ -44,18 +47,23 @@ struct verify_log {
 	unsigned finding_count; /* the first ones are kept */
 };
 
-/* Makes a table of blocks of which nothing is known. Returns 0 or -ENOMEM. */
+/*
+ * Makes a table of blocks of which nothing is known; seeds, runs and what is judged are the
+ * caller's to set. Returns 0 or -ENOMEM.
+ */
 int verify_table_init(struct verify_table *table, uint64_t offset, uint64_t blocks,
-		      uint32_t block_bytes, uint64_t seed, bool any_seed);
+		      uint32_t block_bytes);
 void verify_table_fini(struct verify_table *table);
 
 /*
- * The table from and to a file. Loading takes the file's seed. Returns 0 or -errno with a sentence
- * in `why`: -ENOENT (there is no such file), -EINVAL (it is of another region, block size, or no
- * such file at all), ...
+ * The table from and to a file. Loading takes the file's seed and run. Returns 0 or -errno with a
+ * sentence in `why`: -ENOENT (there is no such file), -EINVAL (it is of another region, block size,
+ * or no such file at all), -EBUSY (it was saved as `open`, without its blocks: the run that then
+ * began has not ended), ...
  */
 int verify_load(struct verify_table *table, const char *path, char *why, size_t why_bytes);
-int verify_save(const struct verify_table *table, const char *path, char *why, size_t why_bytes);
+int verify_save(const struct verify_table *table, const char *path, bool open, char *why,
+		size_t why_bytes);
 
 /*
  * The first block at or after `block`, around the slice [first, first + count), that no request is

@@ -76,7 +76,11 @@ static void begin_due(struct worker *worker)
 		struct connection *connection = next_in_turn(worker);
 		if (!connection)
 			break;
-		connection_begin(connection, schedule_due(&worker->schedule));
+		uint64_t due_ns = schedule_due(&worker->schedule);
+		if (unlikely(due_ns < worker->load_ns && worker->phase == WORKER_LOAD))
+			connection_begin_late(connection, due_ns);
+		else
+			connection_begin(connection, due_ns);
 		schedule_advance(&worker->schedule);
 		begun++;
 	}
@@ -100,16 +104,39 @@ static void count_cpu(struct worker *worker, int sign)
 	worker->system_us += sign * cpu_us(usage.ru_stime);
 }
 
-static void enter(struct worker *worker, enum worker_phase phase)
+/* Each connection's part of --requests. */
+static void share_requests(struct worker *worker)
+{
+	uint64_t requests = worker->run->options->requests;
+	unsigned all = worker->run->connection_count;
+	for (unsigned i = 0; i < worker->connection_count && requests; i++) {
+		struct connection *connection = worker->connections[i];
+		connection->quota = requests / all + (worker->first + i < requests % all ? 1 : 0);
+		worker->with_quota -= !connection->quota;
+	}
+}
+
+/* From here on requests count, and what begins is taken from --requests. */
+static void begin_load(struct worker *worker)
 {
 	const struct perf_options *options = worker->run->options;
+	worker->stats = &worker->load;
+	worker->first_ns = worker->now_ns;
+	/* by the clock where requests are due by it; else the time is this thread's own */
+	uint64_t from_ns = options->rate ? worker->load_ns : worker->now_ns;
+	worker->end_ns = options->time_ns ? from_ns + options->time_ns : UINT64_MAX;
+	for (unsigned i = 0; i < worker->connection_count; i++)
+		connection_end_warmup(worker->connections[i]);
+	share_requests(worker);
+	count_cpu(worker, -1);
+}
+
+static void enter(struct worker *worker, enum worker_phase phase)
+{
 	worker->phase = phase;
 	switch (phase) {
 	case WORKER_LOAD:
-		worker->stats = &worker->load;
-		worker->first_ns = worker->now_ns;
-		worker->end_ns = options->time_ns ? worker->load_ns + options->time_ns : UINT64_MAX;
-		count_cpu(worker, -1);
+		begin_load(worker);
 		break;
 	case WORKER_DRAIN:
 		worker->issuing = false;
@@ -129,14 +156,26 @@ static void enter(struct worker *worker, enum worker_phase phase)
 	}
 }
 
+/* What became due in the load and was never begun, as far as --requests asks for it. */
+static uint64_t count_unsent(const struct worker *worker)
+{
+	uint64_t unsent = schedule_backlog(&worker->schedule, due_until(worker)), quota = 0;
+	if (worker->load_ns > worker->schedule.base_ns)
+		unsent -= schedule_backlog(&worker->schedule, worker->load_ns - 1);
+	if (!worker->run->options->requests)
+		return unsent;
+	for (unsigned i = 0; i < worker->connection_count; i++)
+		quota += worker->connections[i]->quota;
+	return MIN_OF(unsent, quota);
+}
+
 static void end_load(struct worker *worker)
 {
 	if (worker->run->options->rate && worker->phase == WORKER_LOAD) {
 		/* what became due since the last pass */
 		if (atomic_load(&worker->run->order) != RUN_ABORT)
 			begin_due(worker);
-		if (worker->with_quota)
-			worker->unsent = schedule_backlog(&worker->schedule, due_until(worker));
+		worker->unsent = count_unsent(worker);
 	}
 	enter(worker, WORKER_DRAIN);
 }
@@ -146,7 +185,8 @@ static void drained(struct worker *worker)
 {
 	const struct perf_options *options = worker->run->options;
 	bool wrote = options->verify && options->read_percent < 100;
-	worker->last_ns = worker->now_ns;
+	/* who sees it sees all that was counted */
+	__atomic_store_n(&worker->last_ns, worker->now_ns, __ATOMIC_RELEASE);
 	if (worker->first_ns)
 		count_cpu(worker, 1);
 	if ((wrote || options->discard) && atomic_load(&worker->run->order) == RUN_GO) {
@@ -300,19 +340,6 @@ static int set_up(struct worker *worker)
 	return rc;
 }
 
-/* Each connection's part of --requests. */
-static void share_requests(struct worker *worker)
-{
-	uint64_t requests = worker->run->options->requests;
-	unsigned all = worker->run->connection_count;
-	worker->with_quota = worker->connection_count;
-	for (unsigned i = 0; i < worker->connection_count && requests; i++) {
-		struct connection *connection = worker->connections[i];
-		connection->quota = requests / all + (worker->first + i < requests % all ? 1 : 0);
-		worker->with_quota -= !connection->quota;
-	}
-}
-
 static void begin(struct worker *worker)
 {
 	const struct run *run = worker->run;
@@ -323,7 +350,7 @@ static void begin(struct worker *worker)
 	worker->stats = &worker->warmup;
 	worker->phase = WORKER_WARMUP;
 	worker->issuing = true;
-	share_requests(worker);
+	worker->with_quota = worker->connection_count;
 	if (run->options->rate)
 		schedule_init(&worker->schedule, run->start_ns, run->options->rate, worker->number,
 			      worker->connection_count, run->connection_count);

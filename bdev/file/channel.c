@@ -83,6 +83,7 @@ int file_channel_open(struct bdev_channel *ch)
 		add_target(&fc->sync, uring, fc->core->sync_fd);
 	if (direct)
 		fc->region = region_of(ch->reactor);
+	fc->device = direct && !file->remote;
 	if (file->polled_bytes_max)
 		get_polled(fc, file);
 	return 0;
@@ -119,6 +120,8 @@ void file_complete(struct file_io *fio, int status)
 		file_write_ended(fc, fio->io);
 	/* before done(): it may be the last request of a channel that is being closed */
 	if (--fc->inflight == 0) {
+		if (fc->device)
+			reactor_device_idle(fio->io->ch->reactor);
 		fc->cancelling = false;
 		if (unlikely(fc->draining)) {
 			fc->draining = false;
@@ -143,7 +146,8 @@ int file_check(struct file *file, const struct file_channel *fc, const struct bd
 static void begin(struct file_channel *fc, struct file_io *fio)
 {
 	struct bdev_io *io = fio->io;
-	fc->inflight++;
+	if (fc->inflight++ == 0 && fc->device)
+		reactor_device_busy(io->ch->reactor);
 	fio->stage = FILE_RING;
 	if (file_is_write(io) && io->length)
 		file_write_begins(fc, io);

@@ -181,6 +181,7 @@ struct file_channel {
 	uint32_t inflight; /* without those held */
 	uint32_t inflight_max;
 	unsigned async;	   /* IOSQE_ASYNC for a remote file: of each operation that could wait */
+	bool device;	   /* of this machine: worth waiting for */
 	bool paused;	   /* a resize waits for `inflight` to fall to 0, everything new is held */
 	bool draining;	   /* and has not been told yet */
 	bool cancelling;   /* the channel is being drained: what writes zeroes for long stops */

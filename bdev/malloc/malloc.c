@@ -68,22 +68,43 @@ static bool wants_loan(const struct bdev_io *io)
 	return io->flags & BDEV_LEND && !io->iovcnt && io->length;
 }
 
-static inline void lend(const struct malloc_map *map, struct bdev_io *io)
+static inline void lend_memory(struct bdev_io *io, uint8_t *memory)
 {
-	/* lent for reading only: an iovec cannot say so */
-	uint8_t *memory = (uint8_t *)(uintptr_t)map->zeros;
-	bool used = malloc_map_any(map, io->offset, io->length);
-	if (!used && io->flags & BDEV_SPARSE) {
-		io->flags |= BDEV_ZEROES;
-		bdev_io_complete(io, 0);
-		return;
-	}
-	if (used || unlikely(io->length > REGION_ZEROS_BYTES))
-		memory = map->base + io->offset;
 	io->lent[0] = (struct iovec){memory, io->length};
 	io->iov = io->lent;
 	io->iovcnt = 1;
 	bdev_io_complete(io, 0);
+}
+
+/* Zeroes that are to be told as such, or a range that lies across words of the map. */
+static never_inline void lend_otherwise(const struct malloc_map *map, struct bdev_io *io)
+{
+	bool used = malloc_map_any(map, io->offset, io->length);
+	if (!used && io->flags & BDEV_SPARSE) {
+		io->flags |= BDEV_ZEROES;
+		bdev_io_complete(io, 0);
+	} else if (used || io->length > REGION_ZEROS_BYTES) {
+		lend_memory(io, map->base + io->offset);
+	} else {
+		lend_memory(io, (uint8_t *)(uintptr_t)map->zeros);
+	}
+}
+
+_Static_assert(MALLOC_WORD_BLOCKS * MALLOC_BLOCK_BYTES <= REGION_ZEROS_BYTES,
+	       "what shares a word of the map can be lent from the zeroes");
+
+static inline void lend(const struct malloc_map *map, struct bdev_io *io)
+{
+	if (likely(malloc_map_in_word(io->offset, io->length))) {
+		bool used = malloc_map_any_in_word(map, io->offset, io->length);
+		if (likely(used || !(io->flags & BDEV_SPARSE))) {
+			/* lent for reading only: an iovec cannot say so */
+			lend_memory(io, used ? map->base + io->offset
+					     : (uint8_t *)(uintptr_t)map->zeros);
+			return;
+		}
+	}
+	lend_otherwise(map, io);
 }
 
 static never_inline void read_out(const struct malloc_map *map, struct bdev_io *io)

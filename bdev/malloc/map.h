@@ -20,7 +20,8 @@
 enum {
 	MALLOC_BLOCK_SHIFT = 12,
 	MALLOC_BLOCK_BYTES = 1 << MALLOC_BLOCK_SHIFT,
-	MALLOC_WORD_BLOCKS = 64,
+	MALLOC_WORD_SHIFT = 6,
+	MALLOC_WORD_BLOCKS = 1 << MALLOC_WORD_SHIFT,
 	MALLOC_STEP_NS = 400000, /* what one step of malloc_map_zero() may cost, about */
 };
 
@@ -54,16 +55,31 @@ static inline uint64_t malloc_map_mask(uint64_t first, uint64_t last)
 	return ((2ull << (last - first)) - 1) << (first % MALLOC_WORD_BLOCKS);
 }
 
-/* Whether any block that the range (not empty) touches is in use. */
-static inline bool malloc_map_any(const struct malloc_map *map, uint64_t offset, uint64_t length)
+/* Whether the blocks of a range (not empty) share a word: never more than MALLOC_WORD_BLOCKS. */
+static inline bool malloc_map_in_word(uint64_t offset, uint64_t length)
+{
+	const unsigned shift = MALLOC_BLOCK_SHIFT + MALLOC_WORD_SHIFT;
+	return offset >> shift == (offset + length - 1) >> shift;
+}
+
+/* As malloc_map_any(), where they do. */
+static inline bool malloc_map_any_in_word(const struct malloc_map *map, uint64_t offset,
+					  uint64_t length)
 {
 	uint64_t first = offset >> MALLOC_BLOCK_SHIFT;
 	uint64_t last = (offset + length - 1) >> MALLOC_BLOCK_SHIFT;
-	if (unlikely(first / MALLOC_WORD_BLOCKS != last / MALLOC_WORD_BLOCKS))
-		return malloc_map_any_slow(map, first, last);
 	uint64_t word =
 		atomic_load_explicit(&map->bits[first / MALLOC_WORD_BLOCKS], memory_order_acquire);
 	return word & malloc_map_mask(first, last);
+}
+
+/* Whether any block that the range (not empty) touches is in use. */
+static inline bool malloc_map_any(const struct malloc_map *map, uint64_t offset, uint64_t length)
+{
+	if (unlikely(!malloc_map_in_word(offset, length)))
+		return malloc_map_any_slow(map, offset >> MALLOC_BLOCK_SHIFT,
+					   (offset + length - 1) >> MALLOC_BLOCK_SHIFT);
+	return malloc_map_any_in_word(map, offset, length);
 }
 
 /* After the range (not empty) was written: its blocks are in use. */

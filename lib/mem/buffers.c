@@ -133,7 +133,7 @@ static unsigned smallest_free(const struct buffers *buffers, unsigned order)
 
 /* Takes a block of `order` from the buddy lists, splitting a larger one; its upper halves stay
  * free. */
-static void *split(struct buffers *buffers, unsigned order)
+static never_inline void *split(struct buffers *buffers, unsigned order)
 {
 	unsigned from = smallest_free(buffers, order);
 	if (from >= MAX_ORDER && have_quick(buffers)) {

@@ -227,7 +227,9 @@ static int check(const struct tls_credentials_config *config, enum tls_verify ve
 		return tls_report_error(
 			report, -EINVAL,
 			"TLS credentials are either certificates or a PSK file, not both");
-	if (!paths && !config->psk_file)
+	/* a client that takes any certificate needs nothing to judge it by */
+	if (!paths && !config->psk_file &&
+	    (config->endpoint == TLS_SERVER || verify != TLS_VERIFY_NONE))
 		return tls_report_error(report, -EINVAL,
 					"TLS credentials need a certificate directory, "
 					"certificate files or a PSK file");

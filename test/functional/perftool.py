@@ -7,6 +7,7 @@ Environment: POLLUX_PERF (the program; default: beside POLLUX's folder).
 
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -148,6 +149,14 @@ class FakeServer:
             else:
                 reply(rawnbd.REP_ERR_UNSUP)
 
+    @staticmethod
+    def wait_for_leave(sock, seconds=30):
+        """Until the client has hung up; what it has sent stays unread."""
+        poll = select.poll()
+        poll.register(sock, select.POLLRDHUP)
+        poll.poll(seconds * 1000)
+        return False
+
     def request(self, sock):
         _, _, command, cookie, offset, length = struct.unpack(">LHHQQL", self.receive(sock, 28))
         payload = self.receive(sock, length) if command == rawnbd.CMD_WRITE else b""
@@ -158,6 +167,20 @@ class FakeServer:
 
 def good_reply(cookie, data=b"", error=0):
     return struct.pack(">LLQ", rawnbd.MAGIC_SIMPLE_REPLY, error, cookie) + data
+
+
+def chunk(cookie, offset, data, done=False):
+    return struct.pack(">LHHQLQ", 0x668E33EF, done, 1, cookie, 8 + len(data), offset) + data
+
+
+def store(data, writes=True):
+    """An answer for FakeServer: it keeps what is written; `writes` may tell which it loses."""
+    def answer(sock, command, cookie, offset, length, payload):
+        if command == rawnbd.CMD_WRITE and (writes is True or writes(offset)):
+            data[offset:offset + length] = payload
+        sock.sendall(good_reply(cookie, bytes(data[offset:offset + length])
+                                if command == rawnbd.CMD_READ else b""))
+    return answer
 
 
 class PerfTest(harness.TargetTest):

@@ -22,7 +22,8 @@ REQUIRED = {
     "nvmf_subsystem_add_ns": {"nqn", "namespace"},
     "nvmf_subsystem_add_listener": {"nqn", "listen_address"},
 }
-OPTIONAL = {"bdev_malloc_create": {"name", "uuid"}, "bdev_null_create": {"uuid"},
+OPTIONAL = {"nvmf_create_transport": {"max_queue_depth", "io_unit_size"},
+            "bdev_malloc_create": {"name", "uuid"}, "bdev_null_create": {"uuid"},
             "nvmf_create_subsystem": {"allow_any_host", "serial_number", "model_number"}}
 
 
@@ -44,7 +45,7 @@ class Target:
             return {"error": {"code": -32602, "message": "Invalid parameters"}}
         return {"result": result}
 
-    def nvmf_create_transport(self, trtype):
+    def nvmf_create_transport(self, trtype, **_):
         self.transports.add(trtype)
         return True
 

@@ -240,6 +240,30 @@ class Bench(Fixture):
         self.assertEqual(len(runs), 4)
         self.assertEqual(runs[:3], [json.loads(line) for line in before])
 
+    def test_interrupted(self):
+        """Ctrl-C: what there is is told, and servers that wait for their turn are ended, too."""
+        harness.need_program("nbdkit")
+        mark = f"BENCH_TEST=int-{os.getpid()}"
+        name, value = mark.split("=")
+        with open(self.path("told"), "w+", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                self.command("--servers", "pollux,nbdkit", "--backings", "memory", "--cases", CASE),
+                stderr=log, stdout=log, env={**harness.environment(), name: value})
+            harness.wait_for(lambda: "round 2: nbdkit" in self.read_log(log.name), 100, "round 2")
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(30), 130)
+        self.assertEqual(self.processes_with(mark), [])
+        self.assertGreaterEqual(len(self.results()["runs"]), 3)
+        self.assertIn("start it again", self.read_log(self.path("told")))
+
+    def test_no_room(self):
+        """A backing that can not be had is told as failed, and the others are measured."""
+        told = self.bench("--servers", "pollux", "--backings", "tmpfs,null", "--rounds", "1",
+                          "--cases", CASE, "--tmpfs", self.path("nowhere"), status=1)
+        self.assertIn(f"Pollux could not be measured: tmpfs {CASE}", told)
+        self.assertEqual([run["group"] for run in self.results()["runs"]], ["null"])
+        self.assertIn("No such file", self.read("results.md"))
+
     def test_wrong_options(self):
         for args in (["--servers", "apache"], ["--backings", "tape"], ["--cases", "1:2:3"],
                      ["--size", "1k"], ["--size", "-1M"], ["--perf", "/nowhere"],
@@ -247,7 +271,7 @@ class Bench(Fixture):
                      ["--cases", "0:1:4k:read"], ["--cases", "1:1:4k:read:rate=fast"],
                      ["--cases", "1:1:4k:read:rate=half"], ["--spdk", "/nowhere"],
                      ["--cases", "1:1:4k:read,1:1:4k:read:rate=half-apache"],
-                     ["--servers", "spdk"], ["--cases", ","], ["--ceiling", "/nowhere"]):
+                     ["--servers", "spdk"], ["--cases", ","], ["--server-core", "9999"], ["--ceiling", "/nowhere"]):
             self.assertIn("error:", self.bench(*args, status=2))
 
 
@@ -279,8 +303,52 @@ class Listener(harness.TargetTest):
             others[0].close()
 
 
+FORKS = """
+import os, socket, sys, time
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+if os.fork():
+    time.sleep(0.4)  # it listens before its parent has gone
+    os._exit(0)
+os.setsid()
+while True:
+    connection, _ = server.accept()
+    child = os.fork()
+    if child == 0:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    connection.close()
+    os.waitpid(child, 0)
+"""
+
+
+class Forking(harness.TargetTest):
+    """A server that leaves its parent: its group is that of the process that stays."""
+
+    def test_cpu(self):
+        """The CPU time of a child for a connection counts, when it has gone, too."""
+        import bench_process
+        import bench_servers
+        port = bench_process.free_port()
+        plan = bench_servers.Plan("forks", port, [sys.executable, "-c", FORKS, port], daemon=True)
+        server = bench_process.Server(plan, self.path(""), harness.CPUS[0])
+        try:
+            self.assertNotEqual(server.group, server.process.pid)
+            processes, before = server.processes(), server.cpu_seconds()
+            self.assertEqual(processes, 1)
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                self.assertEqual(connection.recv(1), b"")
+            server.settle(processes)
+            harness.wait_for(lambda: len(list(server.members())) == 1, 20, "the child's end")
+            self.assertGreater(server.cpu_seconds() - before, 0.25)
+        finally:
+            server.end()
+        self.assertEqual(server.processes(), 0)
+
+
 class Spdk(Fixture):
-    """SPDK's nvmf_tgt as a server, with stand-ins for its programs, or the real ones in SPDK."""
+    """SPDK's nvmf_tgt as a server, with stand-ins for its programs; real ones if POLLUX_SPDK is set."""
 
     def home(self):
         tool = os.path.join(HERE, "spdktool.py")
@@ -354,3 +422,47 @@ class Summary(unittest.TestCase):
         self.assertEqual((case["best_peer"], case["to_best_peer"]), ("b", 0.5))
         self.assertEqual(case["servers"]["pollux"]["to_ceiling"], 50 / 40)
         self.assertFalse(case["servers"]["c"]["kept_up"])
+
+
+class Charts(unittest.TestCase):
+    """doc/performance.md's charts, which scripts/gen_charts.py draws from its tables."""
+
+    def setUp(self):
+        import gen_charts
+        self.module = gen_charts
+        with open(os.path.join(SOURCE, "doc/performance.md"), encoding="utf-8") as file:
+            self.text = file.read()
+        self.drawn = gen_charts.charts(self.text)
+
+    def test_shown(self):
+        """Each is a file, is shown, and has its figures, its axis' unit and both modes' colours."""
+        folder = os.path.join(SOURCE, "doc/charts")
+        self.assertEqual(sorted(os.listdir(folder)), sorted(f"{name}.svg" for name in self.drawn))
+        self.assertEqual(sorted(re.findall(r"\]\(charts/([\w-]+)\.svg\)", self.text)),
+                         sorted(self.drawn))
+        for name, svg in self.drawn.items():
+            words = [element.text for element in ET.fromstring(svg).iter()
+                     if element.tag.endswith("}text")]
+            self.assertGreater(len(words), 10, name)
+            self.assertTrue(any(re.search(r"\bus\b|a second|instructions", word or "")
+                                for word in words), name)
+            self.assertIn("prefers-color-scheme: dark", svg)
+            self.assertNotIn("http", svg.replace('xmlns="http://www.w3.org/2000/svg"', ""))
+
+    def test_as_in_the_tables(self):
+        if not harness.FULL:
+            self.skipTest("POLLUX_TEST_FULL=1 compares the charts with the tables")
+        for name, svg in self.drawn.items():
+            with open(os.path.join(SOURCE, f"doc/charts/{name}.svg"), encoding="utf-8") as file:
+                self.assertTrue(file.read() == svg, f"{name}: call scripts/gen_charts.py")
+
+    def test_figures(self):
+        """A table's figures become bars of that length."""
+        text = ("\n| server | thousand IOPS | p50, us | p99, us | p99.9, us |\n|---|---|---|---|---|\n"
+                "| pollux | 475 | 10.0 | 100 | 1,000 |\n\n")
+        bars = [float(bar.get("width")) for bar in ET.fromstring(self.module.latency(text)).iter()
+                if bar.get("class") == "pollux"]
+        # logarithmic: each a power of ten longer than the one before
+        self.assertAlmostEqual(bars[1] - bars[0], bars[2] - bars[1], delta=0.2)
+        with self.assertRaises(self.module.Missing):
+            self.module.latency("no table")

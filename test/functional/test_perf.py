@@ -160,6 +160,20 @@ class Load(PerfTest):
         self.assertEqual(sum(bucket[2] for bucket in told["latency_buckets_ns"]),
                          told["reads"]["requests"])
 
+    def test_requests_after_warmup(self):
+        """--requests are those that are measured, however many the warm-up takes."""
+        for args in ([], ["--rate", 2000], ["--discard"],
+                     ["--connections", 3, "--rw", "randrw", "--verify"]):
+            with self.subTest(args=args):
+                name = "m" if "--verify" in args else "n"
+                before = sum(self.counts(name).values())
+                told = perf(self.target.uri(name), "--requests", 500, "--warmup", "0.4", "--json",
+                            *args).json
+                self.assertEqual(told["total"]["requests"], 500)
+                # the warm-up comes on top
+                self.assertGreater(sum(self.counts(name).values()) - before, 700)
+                self.assertEqual(told["unsent"], 0)
+
     def test_quantiles_fit_the_buckets(self):
         told = perf(self.target.uri("n"), "--requests", 5000, "--json").json
         latency, seen = told["reads"]["latency_ns"], 0
@@ -225,6 +239,11 @@ class OpenLoop(PerfTest):
         told = perf(server.uri(), "--rate", 5000, "--time", 1, "--iodepth", 2, "--json").json
         self.assertEqual(told["reads"]["requests"] + told["unsent"], 5000)
         self.assertGreater(told["unsent"], 4000)
+        # no more than were asked for, and none that the warm-up owes
+        for args, due in ((["--requests", 300], 300), (["--warmup", "0.2"], 2500)):
+            told = perf(server.uri(), "--rate", 5000, "--time", "0.5", "--iodepth", 2, "--json",
+                        *args).json
+            self.assertEqual(told["reads"]["requests"] + told["unsent"], due)
         text = perf(server.uri(), "--rate", 5000, "--time", "0.3", "--iodepth", 2).out
         self.assertIn("can not keep up", text)
 
@@ -321,8 +340,10 @@ class Reports(PerfTest):
 
     def test_unwritable_files(self):
         for option in ("--html", "--json"):
-            done = perf(self.uri, "--requests", 10, f"{option}=/nowhere/x", status=1)
+            # before the load, not after it
+            done = perf(self.uri, "--time", 0, f"{option}=/nowhere/x", status=1)
             self.assertIn("/nowhere/x", done.err)
+            self.assertEqual(done.out, "")
 
 
 # ---- TLS ----
@@ -364,11 +385,20 @@ class Tls(PerfTest):
         self.assertIn("TLS: ", done.err)
         self.load(tls_uri, "--tls-certificates", self.pki.dir, "--tls-hostname", "else",
                   "--tls-no-verify")
+        for uri, args in ((tls_uri, ["--tls-no-verify"]), (target.uri(), ["--tls-no-verify"]),
+                          (f"{target.uri()}?tls-verify-peer=0", [])):
+            self.assertTrue(self.load(uri, *args).json["targets"][0]["tls"])
         done = self.load(tls_uri, "--tls-certificates", "/nowhere", status=1)
         self.assertIn("/nowhere", done.err)
         plain = self.start("malloc:8M", tcp=True)
         done = self.load(plain.uri(), "--tls-certificates", self.pki.dir, status=1)
         self.assertIn("the server", done.err)
+        # whatever speaks of TLS means it
+        self.assertIn("the server", self.load(plain.uri(), "--tls-no-verify", status=1).err)
+        self.assertIn("the server", self.load(f"{plain.uri()}?tls-certificates={self.pki.dir}",
+                                              status=1).err)
+        for args in (["--tls-hostname", "x"], ["--tls-username", "x"]):
+            self.assertIn("TLS needs", self.load(plain.uri(), *args, status=1).err)
 
     def test_psk(self):
         path = psk_file(self.path("keys.psk"), alice="0123456789abcdef" * 4, bob="ab" * 32)

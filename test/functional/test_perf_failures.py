@@ -8,7 +8,7 @@ import time
 import harness
 import rawnbd
 from harness import wait_for
-from perftool import Perf, PerfTest, good_reply, perf
+from perftool import FakeServer, Perf, PerfTest, chunk, good_reply, perf, store
 
 
 class Failures(PerfTest):
@@ -25,7 +25,9 @@ class Failures(PerfTest):
         for args, word in (([], "URI"), (["nbd://h", "--rw", "x"], "--rw"), (["x"], "x"),
                            (["nbd://h", "--bs", "x"], "--bs"),
                            (["nbd://h", "--nonsense"], "--nonsense is no option"),
-                           (["nbd+unix:///x"], "socket")):
+                           (["nbd+unix:///x"], "socket"), (["nbd://h", "--json="], "--json="),
+                           (["nbd://h", "--rate", "0x10"], "--rate"),
+                           (["nbd://h", "--time", "0.00000000001"], "--time")):
             self.refused(*args, word=word)
 
     def test_help_and_version(self):
@@ -41,6 +43,9 @@ class Failures(PerfTest):
         self.refused(uri, "--bs", "2M", word="no room for a single block")
         self.refused(uri, "--verify", "--bs", "64k", word="blocks")
         self.refused(uri, "--discard", word="--discard is for TCP")
+        self.refused("nbd+vsock://1:1/", "--discard", word="--discard is for TCP")
+        self.refused("nbds://127.0.0.1", "--discard", word="--discard is not for TLS")
+        self.refused("nbd://127.0.0.1", "--discard", "--tls-no-verify", word="not for TLS")
 
     def test_block_size_constraints(self):
         infos = struct.pack(">HLLL", 3, 4096, 4096, 65536)
@@ -153,15 +158,94 @@ class Failures(PerfTest):
             sock.sendall(good_reply(cookie, bytes(length)))
 
         def gap(sock, _command, cookie, offset, _length, _payload):
-            sock.sendall(struct.pack(">LHHQLQ", 0x668E33EF, 1, 1, cookie, 8 + 512, offset)
-                         + bytes(512))
+            sock.sendall(chunk(cookie, offset, bytes(512), True))
+
+        def twins(sock, _command, cookie, offset, _length, _payload):
+            sock.sendall(chunk(cookie, offset, bytes(2048))
+                         + chunk(cookie, offset, bytes(2048), True))
+
+        def inside(sock, _command, cookie, offset, _length, _payload):
+            sock.sendall(chunk(cookie, offset + 512, bytes(3072)) + chunk(cookie, offset, bytes(512))
+                         + chunk(cookie, offset + 1024, bytes(512), True))
+
+        def too_much(sock, _command, cookie, offset, length, _payload):
+            sock.sendall(chunk(cookie, offset, bytes(length)) + chunk(cookie, offset, b"x", True))
 
         self.broken(wrong_cookie, "a reply to no request", "--iodepth", 1)
         self.broken(wrong_magic, "wrong magic")
         self.broken(twice, "a reply to no request", "--rate", 50)
         self.broken(simple, "a simple reply to a structured read", "--structured", structured=True)
-        self.broken(gap, "the chunks of a READ of 4096 bytes have 512", "--structured",
-                    structured=True)
+        for answer, word in ((gap, "have 512"), (twins, "overlap and leave a gap"),
+                             (inside, "overlap and leave a gap"), (too_much, "have 4097")):
+            self.broken(answer, f"the chunks of a READ of 4096 bytes {word}", "--structured",
+                        structured=True)
+
+    def test_chunks_in_any_order(self):
+        def pieces(sock, _command, cookie, offset, length, _payload):
+            order = [3, 1, 0, 2] if offset % 8192 else [1, 0, 2, 3]
+            quarter = length // 4
+            for at in order[:3]:
+                sock.sendall(chunk(cookie, offset + at * quarter, bytes(quarter)))
+            sock.sendall(chunk(cookie, offset + order[3] * quarter, bytes(quarter), True))
+
+        server = self.fake(pieces, structured=True)
+        told = perf(server.uri(), "--structured", "--requests", 200, "--json").json
+        self.assertEqual((told["reads"]["requests"], told["errors"]), (200, 0))
+
+    def test_replies_before_requests(self):
+        """
+        A server that knows which cookies come next answers what still gathers for sending: it does
+        not read, so that nothing more can be sent.
+        """
+        class Early(FakeServer):
+            def request(self, sock):
+                cookie, = struct.unpack("<8xQ12x", self.receive(sock, 28))
+                depth, first = 32, cookie >> 16
+                for row in range(4):
+                    sock.sendall(b"".join(
+                        struct.pack(">LL", rawnbd.MAGIC_SIMPLE_REPLY, 0)
+                        + struct.pack("<Q", first + row * depth + slot << 16 | slot)
+                        for slot in range(depth)))
+                    time.sleep(0.1)  # until the next ones have gathered
+                return self.wait_for_leave(sock)
+
+        server = Early(None, size=1 << 26)
+        self.addCleanup(server.close)
+        done = perf(server.uri(), "--rw", "write", "--bs", "1M", "--timeout", 20, status=2)
+        self.assertIn("a reply to no request", done.err)
+
+    def test_replies_before_requests_with_discard(self):
+        """The kernel can not take any more requests, and replies do not end."""
+        class Flood(FakeServer):
+            def request(self, sock):
+                self.receive(sock, 28)
+                while True:
+                    sock.sendall(4000 * good_reply(0, b"x"))
+
+        server = Flood(None)
+        self.addCleanup(server.close)
+        done = perf(server.uri(), "--discard", "--bs", 1, "--iodepth", 4000, "--timeout", 20,
+                    "--time", 60, status=2)
+        self.assertIn("out of turn", done.err)
+
+    def test_words_of_the_server(self):
+        """What a server says neither moves the cursor nor spoils the JSON."""
+        text = b"\x1b[2J\xff\x9b no"
+
+        def error(sock, _command, cookie, _offset, _length, _payload):
+            sock.sendall(struct.pack(">LHHQLLH", 0x668E33EF, 1, 0x8001, cookie, 6 + len(text), 5,
+                                     len(text)) + text)
+
+        server = self.fake(error, structured=True)
+        done = perf(server.uri(), "--structured", "--requests", 3, "--json", status=2)
+        self.assertIn("EIO: ?[2J??", done.json["first_error"])
+        self.assertIn("?[2J??", done.err)
+        self.assertNotIn("\x1b", done.err)
+
+    def test_uri_that_is_not_utf8(self):
+        server = self.fake(store(bytearray(1 << 20)))
+        told = perf(server.uri() + "a\udcff", "--requests", 3, "--json").json
+        self.assertTrue(told["targets"][0]["uri"].endswith("a?"))
 
     def test_replies_out_of_order_and_in_pieces(self):
         """Any order and any cutting of replies is right."""

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pollux-perf --verify: what it finds wrong, and what it does not."""
 
+import os
+import time
+
+import rawnbd
 from harness import KIB, MIB, wait_for
-from perftool import Perf, PerfTest, perf
+from perftool import Perf, PerfTest, good_reply, perf, store
 
 BLOCK = 4 * KIB
 
@@ -100,6 +104,144 @@ class Verify(PerfTest):
         self.verify("--rw", "write", "--requests", 256, "--seed", 8)
         self.plant(5 * BLOCK, old[5 * BLOCK:6 * BLOCK])
         self.found(self.check("--seed", 8), "stale", 5 * BLOCK, "another run (seed 7)")
+
+    def test_lost_writes_of_the_same_seed(self):
+        """A run's stamps are its own: what an earlier one has left is not taken for them."""
+        lost, count = set(), self.SIZE // BLOCK
+        server = self.fake(store(bytearray(self.SIZE), writes=lambda at: at not in lost))
+        args = [server.uri(), "--verify", "--rw", "write", "--requests", count, "--seed", 7,
+                "--json"]
+        self.assertEqual(perf(*args).json["verify"]["good"], count)
+        lost.add(20 * BLOCK)
+        self.found(perf(*args, status=3).json, "stale", 20 * BLOCK, "another run (of the same")
+        # to who only reads they are both of that seed
+        told = perf(server.uri(), "--verify", "--rw", "read", "--requests", count, "--seed", 7,
+                    "--json").json
+        self.assertEqual(told["verify"]["good"], count)
+
+    def test_writes_to_another_export(self):
+        """Two exports that are one behind their names: each block was written to the other."""
+        data = bytearray(self.SIZE)
+        one, two = self.fake(store(data)), self.fake(store(data))
+        done = perf(one.uri(), two.uri(), "--verify", "--rw", "write", "--requests", 64, "--size",
+                    "128k", "--json", status=3)
+        self.assertGreater(done.json["verify"]["misplaced"], 0)
+        self.assertRegex(done.json["verify"]["findings"][0]["detail"], "to the export of URI [12]")
+
+    def test_servers_that_lie(self):
+        """Each kind of lie is found by the run itself, and called by its name."""
+        place = 5 * BLOCK
+
+        def writes(sock, data, cookie, offset, payload, lie):
+            if offset == place:
+                offset, payload = lie(offset, payload)
+            data[offset:offset + len(payload)] = payload
+            sock.sendall(good_reply(cookie))
+
+        half = BLOCK // 2
+        lies = {"stale": lambda at, data: (at, b""),
+                "torn": lambda at, data: (at, data[:half]),
+                "misplaced": lambda at, data: (at - BLOCK, data),
+                "corrupt": lambda at, data: (at, data[:100] + b"!" + data[101:])}
+        for kind, lie in lies.items():
+            data = bytearray(self.SIZE)
+
+            def answer(sock, command, cookie, offset, length, payload, lie=lie, data=data):
+                if command == rawnbd.CMD_WRITE:
+                    writes(sock, data, cookie, offset, payload, lie)
+                else:
+                    sock.sendall(good_reply(cookie, data[offset:offset + length]))
+
+            # one at a time, in order
+            told = perf(self.fake(answer).uri(), "--verify", "--rw", "write", "--iodepth", 1,
+                        "--requests", 32, "--json", status=3).json
+            found = {(one["kind"], one["offset"]) for one in told["verify"]["findings"]}
+            self.assertEqual(found, {(kind, place)} if kind != "misplaced" else
+                             {("misplaced", place - BLOCK), ("stale", place)})
+
+    def test_reads_of_elsewhere_and_of_old(self):
+        """A READ of another block, or of one as it was, is found while the load runs."""
+        for kind in ("misplaced", "stale"):
+            data, first = bytearray(self.SIZE), {}
+
+            def answer(sock, command, cookie, offset, length, payload, kind=kind, data=data,
+                       first=first):
+                if command == rawnbd.CMD_WRITE:
+                    first.setdefault(offset, payload)
+                    data[offset:offset + length] = payload
+                    sock.sendall(good_reply(cookie))
+                elif kind == "stale":
+                    sock.sendall(good_reply(cookie, first.get(offset, bytes(length))))
+                else:
+                    at = offset + BLOCK if offset < 4 * BLOCK else 0
+                    sock.sendall(good_reply(cookie, data[at:at + length]))
+
+            told = perf(self.fake(answer).uri(), "--verify", "--rw", "randrw", "--iodepth", 2,
+                        "--size", 5 * BLOCK, "--requests", 200, "--json", status=3).json
+            self.assertGreater(told["verify"][kind], 20)
+            self.assertEqual(told["verify"]["corrupt"] + told["verify"]["torn"], 0)
+            self.assertGreater(sum(sample["errors"] for sample in told["series"]), 20)
+
+    def test_same_uri_twice(self):
+        target = self.start("malloc:1M", "b=malloc:1M", tcp=True)
+        link = self.path("link")
+        os.symlink(self.target.sock_path, link)
+        host = target.uri().split("//")[1]
+        port = host.split(":")[1].rstrip("/")
+        for one, two in ((self.target.uri(), f"nbd+unix:///?socket={link}"),
+                         (target.uri(), f"nbd://127.0.0.1:{port}"),
+                         (target.uri("b"), f"nbd://127.1:{port}/%62")):
+            done = perf(one, two, "--verify", "--rw", "write", "--requests", 64, status=1)
+            self.assertIn(f"{two}: it is the export of {one}", done.err)
+        perf(target.uri(), target.uri("b"), self.target.uri(), "--verify", "--rw", "write",
+             "--requests", 96)
+        perf(target.uri(), target.uri(), "--requests", 64)
+
+    def test_read_back_is_no_load(self):
+        """The series ends with the load, however long the reading takes."""
+        keep = store(bytearray(MIB))
+
+        def answer(sock, command, *args):
+            if command == rawnbd.CMD_READ:
+                time.sleep(0.02)
+            keep(sock, command, *args)
+
+        server = self.fake(answer)
+        told = perf(server.uri(), "--verify", "--rw", "write", "--requests", 60, "--json").json
+        self.assertLess(told["series"][-1]["at_seconds"] - told["seconds"], 0.6)
+        self.assertEqual(sum(sample["writes"] for sample in told["series"]), 60)
+        self.assertEqual(sum(sample["reads"] for sample in told["series"]), 0)
+
+    def test_killed_run(self):
+        """Nobody knows what a run wrote that was killed: its state file says so."""
+        run = Perf(self.target.uri(), "--verify-state", self.state, "--rw", "randwrite", "--time",
+                   60)
+        wait_for(lambda: self.target.rpc("export_get_iostat")["exports"][0]["write"]["ops"] > 200,
+                 20, "writes")
+        run.process.kill()
+        run.process.communicate()
+        for kind in ("read", "write"):
+            done = perf(self.target.uri(), "--verify-state", self.state, "--rw", kind, status=1)
+            self.assertIn("was killed", done.err)
+
+    def test_reads_in_flight_at_the_end(self):
+        """A run that ends in the middle of its read-back makes no block uncertain."""
+        count, silent = self.SIZE // BLOCK, []
+        keep = store(bytearray(self.SIZE))
+
+        def answer(sock, command, *args):
+            if command == rawnbd.CMD_READ and silent:
+                return
+            keep(sock, command, *args)
+
+        server = self.fake(answer)
+        args = [server.uri(), "--verify-state", self.state, "--rw", "write", "--requests", count]
+        silent.append(True)
+        self.assertIn("no reply", perf(*args, "--timeout", 1, status=2).err)
+        silent.clear()
+        told = perf(server.uri(), "--verify-state", self.state, "--rw", "read", "--requests", count,
+                    "--json").json
+        self.assertEqual(told["verify"]["good"], count)
 
     def test_lost_write(self):
         self.write_all("--verify-state", self.state)

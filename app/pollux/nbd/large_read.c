@@ -159,9 +159,8 @@ void command_continue_read(struct connection *conn)
 			;
 		if (!emit_parts(conn, read)) {
 			if (unlikely(conn->stuck && conn->blocked && !read->parts)) {
+				/* it is left, or the connection killed: either way it is given up */
 				connection_time_out(conn, read);
-				if (conn->big == read)
-					break; /* the connection ends */
 				continue;
 			}
 			if (read->parts == READ_PARTS_AHEAD || read->at == read->length ||

@@ -73,16 +73,20 @@ static never_inline struct tx_batch *new_batch(struct connection *conn)
 	return batch;
 }
 
-/* A batch with room for a header and `iovs` more. */
+/* Whether the last batch, or NULL, takes a header and `iovs` more. */
+static inline bool has_room(const struct connection *conn, const struct tx_batch *batch,
+			    size_t header_bytes, unsigned iovs)
+{
+	return batch && !(conn->sending && batch == conn->batches) &&
+	       batch->header_bytes + header_bytes <= TX_BATCH_HEADER_BYTES &&
+	       batch->iovs + 1 + iovs <= TX_BATCH_IOVS;
+}
+
 static inline struct tx_batch *batch_with_room(struct connection *conn, size_t header_bytes,
 					       unsigned iovs)
 {
 	struct tx_batch *batch = conn->last_batch;
-	if (likely(batch && !(conn->sending && batch == conn->batches) &&
-		   batch->header_bytes + header_bytes <= TX_BATCH_HEADER_BYTES &&
-		   batch->iovs + 1 + iovs <= TX_BATCH_IOVS))
-		return batch;
-	return new_batch(conn);
+	return likely(has_room(conn, batch, header_bytes, iovs)) ? batch : new_batch(conn);
 }
 
 static inline void add_piece(struct tx_batch *batch, void *at, size_t bytes)
@@ -210,35 +214,71 @@ static never_inline void append_error(struct connection *conn, struct request *r
 	finish_reply(conn, batch, request);
 }
 
-/* A good reply: the header, and what a READ brought. */
-static inline void append_good(struct connection *conn, struct request *request)
+static inline void finish_good(struct connection *conn, struct tx_batch *batch,
+			       struct request *request, size_t header_bytes, bool data)
 {
-	bool data = request->type == NBD_CMD_READ;
-	struct tx_batch *batch =
-		batch_for(conn, request, NBD_REPLY_HEAD_BYTES, data ? request->io.iovcnt : 0);
-	if (unlikely(!batch))
-		return;
-	uint8_t *out = batch->headers + batch->header_bytes;
-	size_t bytes;
-	if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
-		bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
-	} else if (unlikely(data && request->io.flags & BDEV_ZEROES)) {
-		bytes = write_hole(conn, out, request);
-		data = false;
-	} else {
-		struct nbd_reply_to to = reply_to(conn, request);
-		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
-			     : nbd_reply_done(out, &to);
-	}
 	if (data) { /* what comes before is payload, most of the time: not worth a look */
-		batch->header_bytes += bytes;
-		add_piece(batch, out, bytes);
+		uint8_t *header = batch->headers + batch->header_bytes;
+		batch->header_bytes += header_bytes;
+		add_piece(batch, header, header_bytes);
 		add_payload(batch, request);
 		conn->bytes_out += request->length;
 	} else {
-		add_header(batch, bytes);
+		add_header(batch, header_bytes);
 	}
 	finish_reply(conn, batch, request);
+}
+
+static never_inline void add_chunk(struct connection *conn, struct tx_batch *batch,
+				   struct request *request)
+{
+	struct nbd_reply_to to = reply_to(conn, request);
+	uint8_t *out = batch->headers + batch->header_bytes;
+	bool data = request->type == NBD_CMD_READ;
+	size_t bytes;
+	if (data && request->io.flags & BDEV_ZEROES) {
+		bytes = write_hole(conn, out, request);
+		data = false;
+	} else {
+		bytes = data ? nbd_reply_data(out, &to, true, request->offset, request->length)
+			     : nbd_reply_done(out, &to);
+	}
+	finish_good(conn, batch, request, bytes, data);
+}
+
+/* A good reply: the header, and what a READ brought. */
+static inline void add_good(struct connection *conn, struct tx_batch *batch,
+			    struct request *request)
+{
+	if (likely(conn->limits.mode == NBD_MODE_SIMPLE)) {
+		uint8_t *out = batch->headers + batch->header_bytes;
+		size_t bytes = nbd_reply_simple(out, request->cookie, NBD_SUCCESS);
+		finish_good(conn, batch, request, bytes, request->type == NBD_CMD_READ);
+	} else {
+		add_chunk(conn, batch, request);
+	}
+}
+
+static inline unsigned payload_iovs(const struct request *request)
+{
+	return request->type == NBD_CMD_READ ? request->io.iovcnt : 0;
+}
+
+static never_inline void append_in_new_batch(struct connection *conn, struct request *request)
+{
+	struct tx_batch *batch =
+		batch_for(conn, request, NBD_REPLY_HEAD_BYTES, payload_iovs(request));
+	if (batch)
+		add_good(conn, batch, request);
+}
+
+static inline void append_good(struct connection *conn, struct request *request)
+{
+	struct tx_batch *batch = conn->last_batch;
+	if (likely(has_room(conn, batch, NBD_REPLY_HEAD_BYTES, payload_iovs(request))))
+		add_good(conn, batch, request);
+	else
+		append_in_new_batch(conn, request);
 }
 
 static void append_reply(struct connection *conn, struct request *request)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * write: the payload of WRITEs, as it arrives. Where the bdev takes payload at once (malloc, null)
- * each piece is written straight from the receive buffer. Elsewhere parts of up to
- * BDEV_IO_MAX_BYTES are gathered in I/O buffers; at most half of the core's buffers may wait for
+ * each piece is written straight from the receive buffer. Elsewhere it goes to an I/O buffer: at once
+ * where it is here, else in parts of up to BDEV_IO_MAX_BYTES, as they are filled; at most half of the core's buffers may wait for
  * bytes from the network - beyond that a part is what has arrived.
  */
 #include <errno.h>
@@ -80,6 +80,40 @@ void command_filled(struct connection *conn)
 	request_submit(part);
 }
 
+static void whole_done(struct request *write)
+{
+	struct connection *conn = write->owner;
+	if (unlikely(write->io.status < 0) && !write->status)
+		write->status = write->io.status;
+	buffers_put(&write->home->buffers, write->buffer);
+	write->buffer = NULL;
+	nbd_core_freed(conn->core);
+	write_over(conn, write);
+}
+
+/* A WRITE of one part whose bytes have all come: the usual case. False: there is no buffer. */
+static bool write_whole(struct connection *conn, const uint8_t *bytes)
+{
+	struct request *write = conn->writing;
+	size_t length = write->length;
+	void *buffer = buffers_get(&write->home->buffers, length);
+	if (unlikely(!buffer))
+		return false;
+	memcpy(buffer, bytes, length);
+	write->buffer = buffer;
+	write->iov[0] = (struct iovec){buffer, length};
+	write->io.iovcnt = 1;
+	write->io.op = BDEV_WRITE;
+	write->io.flags = command_flags(write->flags);
+	write->io.offset = write->offset;
+	write->io.length = length;
+	write->done = whole_done;
+	write->at = length;
+	conn->writing = NULL;
+	request_submit(write);
+	return true;
+}
+
 /* There is no buffer for the rest of a WRITE. False: it has to wait. */
 static bool drop_rest_if_stuck(struct connection *conn, struct request *write)
 {
@@ -145,8 +179,14 @@ size_t command_payload(struct connection *conn, const uint8_t *bytes, size_t cou
 		return status_payload(conn, bytes, count);
 	if (likely(conn->sync_writes))
 		return write_piece(conn, bytes, count);
-	if (!conn->filling && !begin_part(conn, count))
-		return 0;
+	if (!conn->filling) {
+		uint64_t length = conn->writing->length;
+		if (length <= MIN_OF(count, (size_t)BDEV_IO_MAX_BYTES) && !conn->writing->at &&
+		    write_whole(conn, bytes))
+			return length;
+		if (!begin_part(conn, count))
+			return 0;
+	}
 	size_t n = MIN_OF(count, (size_t)(conn->filling_bytes - conn->filling_have));
 	memcpy((uint8_t *)conn->filling->buffer + conn->filling_have, bytes, n);
 	conn->filling_have += n;

@@ -16,12 +16,24 @@
 #include "app/perf/verify.h"
 #include "lib/base/compiler.h"
 
-enum { BYTES = 4096, OFFSET = 40960, SEED = 77, GENERATION = 5 };
+enum { BYTES = 4096, OFFSET = 40960, SEED = 77, RUN = 900, GENERATION = 5 };
 
 static uint64_t block[BYTES / 8], other[BYTES / 8];
 static char detail[STAMP_DETAIL_BYTES];
 
-static const struct stamp_expected expected = {OFFSET, SEED, false, GENERATION};
+static const struct stamp_expected expected = {
+	.offset = OFFSET,
+	.stamp = {SEED, RUN, GENERATION},
+	.first_run = RUN - 1,
+	.runs = 3,
+};
+
+static void stamp(void *data, uint64_t offset, uint64_t seed, uint32_t run, uint32_t generation)
+{
+	const struct stamp from = {seed, run, generation};
+
+	stamp_write(data, BYTES, offset, &from);
+}
 
 static enum stamp_verdict check(const struct stamp_expected *what)
 {
@@ -38,13 +50,13 @@ static void expect(enum stamp_verdict verdict, const char *word)
 
 static int fresh(void **state)
 {
-	stamp_write(block, BYTES, OFFSET, SEED, GENERATION);
+	stamp(block, OFFSET, SEED, RUN, GENERATION);
 	return 0;
 }
 
 static void test_good(void **state)
 {
-	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true};
+	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true, .any_run = true};
 
 	assert_int_equal(check(&expected), STAMP_GOOD);
 	assert_int_equal(check(&any), STAMP_GOOD);
@@ -84,7 +96,7 @@ static void test_every_flipped_bit_is_found(void **state)
 
 static void test_corrupt_without_knowledge(void **state)
 {
-	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true};
+	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true, .any_run = true};
 
 	((uint8_t *)block)[1000] ^= 0x80;
 	assert_int_equal(check(&any), STAMP_CORRUPT);
@@ -96,13 +108,37 @@ static void test_corrupt_without_knowledge(void **state)
 
 static void test_misplaced(void **state)
 {
-	stamp_write(block, BYTES, OFFSET + BYTES, SEED, GENERATION);
+	stamp(block, OFFSET + BYTES, SEED, RUN, GENERATION);
 	expect(STAMP_MISPLACED, "written to offset 45056");
+}
+
+static void test_of_another_export(void **state)
+{
+	stamp(block, OFFSET, SEED, RUN + 1, GENERATION);
+	expect(STAMP_MISPLACED, "to the export of URI 3");
+	stamp(block, OFFSET, SEED + 1, RUN + 1, GENERATION);
+	expect(STAMP_STALE, "another run (seed 78)");
+}
+
+static void test_any_run(void **state)
+{
+	const struct stamp_expected some = {.offset = OFFSET, .stamp = {SEED}, .any_run = true};
+
+	stamp(block, OFFSET, SEED, RUN + 7, GENERATION);
+	assert_int_equal(check(&some), STAMP_GOOD);
+	stamp(block, OFFSET, SEED + 1, RUN, GENERATION);
+	assert_int_equal(check(&some), STAMP_STALE);
+	/* whatever runs they are of: a block is of one */
+	stamp(block, OFFSET, SEED, RUN, GENERATION);
+	stamp(other, OFFSET, SEED, RUN + 7, GENERATION);
+	memcpy((uint8_t *)block + 1024, (uint8_t *)other + 1024, BYTES - 1024);
+	assert_int_equal(check(&some), STAMP_TORN);
+	assert_non_null(strstr(detail, "of another run"));
 }
 
 static void test_partly_misplaced(void **state)
 {
-	stamp_write(other, BYTES, OFFSET + BYTES, SEED, GENERATION);
+	stamp(other, OFFSET + BYTES, SEED, RUN, GENERATION);
 	memcpy((uint8_t *)block + 1024, (uint8_t *)other + 1024, 512);
 	expect(STAMP_MISPLACED, "byte 1024 and on were written to offset 46080");
 }
@@ -117,17 +153,19 @@ static void test_sectors_swapped_within(void **state)
 
 static void test_stale(void **state)
 {
-	stamp_write(block, BYTES, OFFSET, SEED, GENERATION - 2);
+	stamp(block, OFFSET, SEED, RUN, GENERATION - 2);
 	expect(STAMP_STALE, "generation 3 instead of 5");
-	stamp_write(block, BYTES, OFFSET, SEED + 1, GENERATION);
+	stamp(block, OFFSET, SEED + 1, RUN, GENERATION);
 	expect(STAMP_STALE, "another run (seed 78)");
+	stamp(block, OFFSET, SEED, RUN + 7, GENERATION);
+	expect(STAMP_STALE, "another run (of the same seed)");
 	memset(block, 0, sizeof(block));
 	expect(STAMP_STALE, "all zeroes");
 }
 
 static void test_torn(void **state)
 {
-	stamp_write(other, BYTES, OFFSET, SEED, GENERATION - 1);
+	stamp(other, OFFSET, SEED, RUN, GENERATION - 1);
 	for (unsigned at = 512; at < BYTES; at += 512) {
 		char word[64];
 
@@ -140,7 +178,7 @@ static void test_torn(void **state)
 	fresh(NULL);
 	memset((uint8_t *)block + 2048, 0, 2048);
 	expect(STAMP_TORN, "generation 5 up to byte 2047, then generation 0");
-	stamp_write(other, BYTES, OFFSET, SEED + 1, GENERATION);
+	stamp(other, OFFSET, SEED + 1, RUN, GENERATION);
 	fresh(NULL);
 	memcpy(block, other, 512);
 	expect(STAMP_TORN, "another run");
@@ -148,23 +186,30 @@ static void test_torn(void **state)
 
 static void test_foreign(void **state)
 {
-	stamp_write(block, BYTES, OFFSET, SEED, GENERATION + 1);
+	stamp(block, OFFSET, SEED, RUN, GENERATION + 1);
 	expect(STAMP_FOREIGN, "generation 6 instead of 5");
 }
 
 static void test_unwritten(void **state)
 {
-	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true};
+	const struct stamp_expected any = {.offset = OFFSET, .any_seed = true, .any_run = true};
 
 	memset(block, 0, sizeof(block));
 	assert_int_equal(check(&any), STAMP_UNWRITTEN);
 }
 
+static void test_of_another_block_size(void **state)
+{
+	stamp(block, OFFSET, SEED, RUN, GENERATION);
+	assert_int_equal(stamp_check(block, BYTES / 2, &expected, detail), STAMP_CORRUPT);
+	assert_non_null(strstr(detail, "or --bs"));
+}
+
 static void test_one_sector(void **state)
 {
-	const struct stamp_expected small = {512, 1, false, 1};
+	const struct stamp_expected small = {.offset = 512, .stamp = {1, 2, 3}};
 
-	stamp_write(block, 512, 512, 1, 1);
+	stamp_write(block, 512, 512, &small.stamp);
 	assert_int_equal(stamp_check(block, 512, &small, detail), STAMP_GOOD);
 	((uint8_t *)block)[511] ^= 1;
 	assert_int_equal(stamp_check(block, 512, &small, detail), STAMP_CORRUPT);
@@ -178,7 +223,11 @@ static struct verify_log tally;
 static int make_table(void **state)
 {
 	memset(&tally, 0, sizeof(tally));
-	return verify_table_init(&table, OFFSET, 8, BYTES, SEED, false);
+	if (verify_table_init(&table, OFFSET, 8, BYTES))
+		return -1;
+	table.seed = SEED;
+	table.run = RUN;
+	return 0;
 }
 
 static int free_table(void **state)
@@ -197,7 +246,8 @@ static void test_generations_go_up(void **state)
 {
 	for (unsigned i = 1; i < 4; i++) {
 		verify_begin_write(&table, 2, block);
-		assert_int_equal(block[1], i);
+		assert_int_equal((uint32_t)block[1], i);
+		assert_int_equal(block[1] >> 32, RUN);
 		assert_int_equal(block[0], OFFSET + 2 * BYTES);
 		verify_end_write(&table, 2, true);
 		memcpy(other, block, BYTES);
@@ -267,26 +317,38 @@ static void test_state_file(void **state)
 	verify_begin_write(&table, 3, block);
 	verify_end_write(&table, 3, true);
 	verify_begin_write(&table, 4, block); /* never answered */
-	assert_int_equal(verify_save(&table, path, why, sizeof(why)), 0);
-	assert_int_equal(verify_table_init(&loaded, OFFSET, 8, BYTES, 1, true), 0);
+	verify_begin_write(&table, 5, block);
+	verify_end_write(&table, 5, true);
+	verify_begin_read(&table, 5); /* neither */
+	assert_int_equal(verify_save(&table, path, false, why, sizeof(why)), 0);
+	assert_int_equal(verify_table_init(&loaded, OFFSET, 8, BYTES), 0);
+	loaded.any_seed = loaded.any_run = true;
 	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), 0);
 	assert_int_equal(loaded.seed, SEED);
-	assert_false(loaded.any_seed);
+	assert_int_equal(loaded.run, RUN);
+	assert_false(loaded.any_seed || loaded.any_run);
 	assert_int_equal(loaded.entries[2], 0);
 	assert_int_equal(loaded.entries[3], 1);
-	assert_int_equal(loaded.entries[4], VERIFY_UNCERTAIN);
+	/* it may be there: nobody else gets its generation */
+	assert_int_equal(loaded.entries[4], 1 | VERIFY_UNCERTAIN);
+	/* a READ changes nothing */
+	assert_int_equal(loaded.entries[5], 1);
 	loaded.block_bytes = 512;
 	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), -EINVAL);
 	assert_non_null(strstr(why, "--bs"));
 	loaded.block_bytes = BYTES;
-	assert_int_equal(truncate(path, 50), 0);
+	assert_int_equal(truncate(path, 60), 0);
 	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), -EINVAL);
 	assert_non_null(strstr(why, "cut short"));
 	assert_int_equal(truncate(path, 0), 0);
 	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), -EINVAL);
 	unlink(path);
 	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), -ENOENT);
-	assert_int_equal(verify_save(&table, "/nowhere/x", why, sizeof(why)), -ENOENT);
+	assert_int_equal(verify_save(&table, path, true, why, sizeof(why)), 0);
+	assert_int_equal(verify_load(&loaded, path, why, sizeof(why)), -EBUSY);
+	assert_non_null(strstr(why, "killed"));
+	unlink(path);
+	assert_int_equal(verify_save(&table, "/nowhere/x", false, why, sizeof(why)), -ENOENT);
 	verify_table_fini(&loaded);
 }
 
@@ -298,12 +360,15 @@ int main(void)
 		cmocka_unit_test_setup(test_every_flipped_bit_is_found, fresh),
 		cmocka_unit_test_setup(test_corrupt_without_knowledge, fresh),
 		cmocka_unit_test_setup(test_misplaced, fresh),
+		cmocka_unit_test_setup(test_of_another_export, fresh),
+		cmocka_unit_test_setup(test_any_run, fresh),
 		cmocka_unit_test_setup(test_partly_misplaced, fresh),
 		cmocka_unit_test_setup(test_sectors_swapped_within, fresh),
 		cmocka_unit_test_setup(test_stale, fresh),
 		cmocka_unit_test_setup(test_torn, fresh),
 		cmocka_unit_test_setup(test_foreign, fresh),
 		cmocka_unit_test_setup(test_unwritten, fresh),
+		cmocka_unit_test_setup(test_of_another_block_size, fresh),
 		cmocka_unit_test_setup(test_one_sector, fresh),
 		cmocka_unit_test_setup_teardown(test_generations_go_up, make_table, free_table),
 		cmocka_unit_test_setup_teardown(test_what_is_not_known_is_not_judged, make_table,

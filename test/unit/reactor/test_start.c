@@ -169,22 +169,51 @@ static void nothing(void *arg)
 {
 }
 
+/* It polls for `least_us` after the work, and then sleeps; the sleep is not for nothing. */
+static void check_sleeps_after(void (*work)(void *arg), uint64_t least_us)
+{
+	uint64_t begin = monotonic_us();
+	on_reactor(0, work, NULL);
+	while (!atomic_load(&reactors[0]->sleeping)) {
+		check(monotonic_us() < begin + SUPPORT_PATIENCE_S * 1000000ull);
+		sleep_us(500);
+	}
+	check(monotonic_us() - begin >= least_us * 9 / 10);
+	sleep_us(20000);
+	check(atomic_load(&reactors[0]->sleeping));
+}
+
 static void run_idle_poll(void)
 {
 	enum { IDLE_POLL_US = 200000 };
 	support_config(&config, 1, IDLE_POLL_US);
 	check(!control_init());
 	check(!reactors_start(&config, why, sizeof(why)));
-	uint64_t begin = monotonic_us();
-	on_reactor(0, nothing, NULL);
-	while (!atomic_load(&reactors[0]->sleeping)) {
-		check(monotonic_us() < begin + SUPPORT_PATIENCE_S * 1000000ull);
-		sleep_us(500);
-	}
-	/* it has polled that long after the last work; the sleep is not for nothing */
-	check(monotonic_us() - begin >= IDLE_POLL_US * 9 / 10);
-	sleep_us(20000);
-	check(atomic_load(&reactors[0]->sleeping));
+	check_sleeps_after(nothing, IDLE_POLL_US);
+	check_stopped();
+}
+
+static void device_busy(void *arg)
+{
+	reactor_device_busy(reactor_self);
+}
+
+static void device_idle(void *arg)
+{
+	reactor_device_idle(reactor_self);
+}
+
+static void run_device_busy(void)
+{
+	enum { IDLE_POLL_US = 20000 };
+	support_config(&config, 1, IDLE_POLL_US);
+	check(!control_init());
+	check(!reactors_start(&config, why, sizeof(why)));
+	check_sleeps_after(device_busy, IDLE_POLL_US * REACTOR_DEVICE_PATIENCE);
+	check_sleeps_after(device_busy, IDLE_POLL_US * REACTOR_DEVICE_PATIENCE);
+	check_sleeps_after(device_idle, IDLE_POLL_US * REACTOR_DEVICE_PATIENCE);
+	check_sleeps_after(device_idle, IDLE_POLL_US);
+	check(reactors[0]->devices_busy == 0);
 	check_stopped();
 }
 
@@ -245,12 +274,19 @@ static void run_no_memory(void)
 	{                                                                                          \
 		in_child(run_##name);                                                              \
 	}
-child_test(one_core) child_test(two_cores) child_test(one_core_as_nobody)
-	child_test(two_cores_as_nobody) child_test(never_sleeping) child_test(idle_poll)
-		child_test(stop_asleep) child_test(bad_eal_argument) child_test(extra_eal_arguments)
-			child_test(no_memory)
+child_test(one_core)
+child_test(two_cores)
+child_test(one_core_as_nobody)
+child_test(two_cores_as_nobody)
+child_test(never_sleeping)
+child_test(idle_poll)
+child_test(device_busy)
+child_test(stop_asleep)
+child_test(bad_eal_argument)
+child_test(extra_eal_arguments)
+child_test(no_memory)
 
-				int main(void)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_core),
@@ -259,6 +295,7 @@ child_test(one_core) child_test(two_cores) child_test(one_core_as_nobody)
 		cmocka_unit_test(test_two_cores_as_nobody),
 		cmocka_unit_test(test_never_sleeping),
 		cmocka_unit_test(test_idle_poll),
+		cmocka_unit_test(test_device_busy),
 		cmocka_unit_test(test_stop_asleep),
 		cmocka_unit_test(test_bad_eal_argument),
 		cmocka_unit_test(test_extra_eal_arguments),
