@@ -232,6 +232,15 @@ static void watch(struct perf *perf)
 		fputs("\r\033[K", stderr);
 }
 
+static void catch_signals(struct run *run)
+{
+	/* once: another one ends the process */
+	struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESETHAND};
+	interrupted_run = run;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
 /* What --verify-state keeps; `open`: the run begins, and if it is killed nothing is known. */
 static int save_state(const struct perf *perf, bool open)
 {
@@ -241,15 +250,6 @@ static int save_state(const struct perf *perf, bool open)
 	    !verify_save(&perf->targets[0].verify, options->verify_state, open, why, sizeof(why)))
 		return 0;
 	return complain(why);
-}
-
-static void catch_signals(struct run *run)
-{
-	/* once: another one ends the process */
-	struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESETHAND};
-	interrupted_run = run;
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
 }
 
 static int start(struct perf *perf)
@@ -269,6 +269,7 @@ static int start(struct perf *perf)
 		/* those that run already wait for all: there is no way on but out */
 		if (worker_start(&perf->workers[i])) {
 			complain("a thread can not be started");
+			save_state(perf, false); /* nothing was written */
 			_exit(EXIT_WRONG);
 		}
 	}

@@ -99,7 +99,7 @@ static int write_state(const struct verify_table *table, FILE *file, bool open)
 	memcpy(header.magic, magic, sizeof(magic));
 	if (fwrite(&header, sizeof(header), 1, file) != 1)
 		return -errno;
-	for (uint64_t i = 0; i < table->blocks; i++) {
+	for (uint64_t i = 0; i < table->blocks && !open; i++) {
 		/* what was never answered: writes have left their mark, reads change nothing */
 		uint32_t entry = table->entries[i] & ~VERIFY_BUSY;
 		if (fwrite(&entry, sizeof(entry), 1, file) != 1)

@@ -58,8 +58,8 @@ void verify_table_fini(struct verify_table *table);
 /*
  * The table from and to a file. Loading takes the file's seed and run. Returns 0 or -errno with a
  * sentence in `why`: -ENOENT (there is no such file), -EINVAL (it is of another region, block size,
- * or no such file at all), -EBUSY (it was saved as `open`: the run that then began never ended),
- * ...
+ * or no such file at all), -EBUSY (it was saved as `open`, without its blocks: the run that then
+ * began has not ended), ...
  */
 int verify_load(struct verify_table *table, const char *path, char *why, size_t why_bytes);
 int verify_save(const struct verify_table *table, const char *path, bool open, char *why,

@@ -5,6 +5,7 @@
  */
 #include "app/pollux/spec.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -108,7 +109,9 @@ static int parse_nvme(struct spec *spec, const char *rest, char *why, size_t why
 	int end = 0;
 	if (name) {
 		*name++ = 0;
-		if (sscanf(name, "n%9" SCNu32 "%n", &spec->nsid, &end) != 1 || name[end] ||
+		/* sscanf would take blanks and signs as well */
+		if (!isdigit((unsigned char)(name[0] ? name[1] : 0)) ||
+		    sscanf(name, "n%9" SCNu32 "%n", &spec->nsid, &end) != 1 || name[end] ||
 		    !spec->nsid)
 			return why_refuse(why, why_bytes, -EINVAL,
 					  "'%s': '%s' is no namespace: n1, n2, ...", spec->text,

@@ -8,6 +8,9 @@
 
 #include "bdev/nvme/transport.h"
 
+/* Of one controller: a device that names ever more of them is not listened to for ever. */
+enum { NVME_NAMESPACES_MAX = 4096 };
+
 extern const struct bdev_type bdev_nvme_type;
 
 static inline struct nvme_namespace *nvme_namespace_of(const struct bdev *bdev)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "bdev/modules.h"
 #include "bdev/nvme/controller.h"
@@ -14,6 +15,7 @@
 #include "bdev/nvme/options.h"
 #include "bdev/nvme/rescan.h"
 #include "bdev/nvme/status.h"
+#include "bdev/nvme/transports.h"
 
 /* A day. */
 #define TIMEOUT_MAX_US 86400000000ull
@@ -61,6 +63,19 @@ static const struct rpc_param attach_params[] = {
 	{.name = "hdgst", .type = RPC_OFF, .help = "Of fabrics"},
 	{.name = "ddgst", .type = RPC_OFF, .help = "Of fabrics"},
 	{.name = "multipath", .type = RPC_OFF, .help = "Several ways to one namespace"},
+	{.name = "multipath_opts", .type = RPC_OFF, .help = "Several ways to one namespace"},
+	{.name = "priority", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "fabrics_connect_timeout_us", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "ctrlr_loss_timeout_sec", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "reconnect_delay_sec", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "fast_io_fail_timeout_sec", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "psk", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "dhchap_key", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "dhchap_ctrlr_key", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "disable_sq_flow_control", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "num_io_queues", .type = RPC_OFF, .help = "There is one for each storage core"},
+	{.name = "max_bdevs", .type = RPC_OFF, .help = "All are told"},
+	{.name = "allow_unrecognized_csi", .type = RPC_OFF, .help = "Other command sets than NVM"},
 };
 
 static json_t *names_of(const struct nvme_controller *controller)
@@ -130,10 +145,42 @@ static struct nvme_controller *find(struct rpc_call *call, const char *name)
 
 /* ---- bdev_nvme_detach_controller ---- */
 
+struct detach_params {
+	const char *name;
+	const char *trtype;
+	const char *traddr;
+};
+
+static const struct rpc_param detach_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct detach_params, name),
+	 .required = true,
+	 .min = 1,
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
+	 .help = "Name of the controller"},
+	{.name = "trtype",
+	 .type = RPC_ENUM,
+	 .offset = offsetof(struct detach_params, trtype),
+	 .values = trtypes,
+	 .help = "Only if it is attached this way"},
+	{.name = "traddr",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct detach_params, traddr),
+	 .min = 1,
+	 .max = NVME_ADDRESS_BYTES - 1,
+	 .help = "Only if it is the one at this address"},
+	{.name = "adrfam", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "trsvcid", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "subnqn", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "hostaddr", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "hostsvcid", .type = RPC_OFF, .help = "Of fabrics"},
+};
+
 static void detached(void *arg, int error)
 {
 	struct rpc_call *call = arg;
-	const struct name_params *params = rpc_params(call);
+	const struct detach_params *params = rpc_params(call);
 	if (error)
 		rpc_error(call, error, "controller %s is being detached already", params->name);
 	else
@@ -142,13 +189,34 @@ static void detached(void *arg, int error)
 
 static void handle_detach(struct rpc_call *call, const void *arg)
 {
-	const struct name_params *params = arg;
+	const struct detach_params *params = arg;
 	struct nvme_controller *controller = find(call, params->name);
-	if (controller)
+	char full[NVME_ADDRESS_BYTES];
+	if (!controller)
+		return;
+	if (params->trtype && strcasecmp(params->trtype, controller->transport->name))
+		rpc_param_error(call, "trtype", -ENODEV, "controller %s is attached by %s",
+				params->name, controller->transport->name);
+	else if (params->traddr &&
+		 strcmp(nvme_address_full(params->traddr, full), controller->address))
+		rpc_param_error(call, "traddr", -ENODEV, "controller %s is at %s", params->name,
+				controller->address);
+	else
 		nvme_detach(controller, detached, call);
 }
 
 /* ---- bdev_nvme_get_controllers ---- */
+
+static void add_identity(const struct nvme_controller *controller, json_t *object)
+{
+	const struct nvme_identify_controller *identify = &controller->identify;
+	json_object_set_new(object, "model_number",
+			    nvme_text(identify->model, sizeof(identify->model)));
+	json_object_set_new(object, "serial_number",
+			    nvme_text(identify->serial, sizeof(identify->serial)));
+	json_object_set_new(object, "firmware_revision",
+			    nvme_text(identify->firmware, sizeof(identify->firmware)));
+}
 
 static json_t *describe(const struct nvme_controller *controller)
 {
@@ -166,12 +234,7 @@ static json_t *describe(const struct nvme_controller *controller)
 	json_object_set_new(object, "name", json_string(controller->name));
 	json_object_set_new(object, "ctrlrs", paths);
 	json_object_set_new(object, "vendor_id", json_sprintf("0x%04x", identify->vid));
-	json_object_set_new(object, "model_number",
-			    nvme_text(identify->model, sizeof(identify->model)));
-	json_object_set_new(object, "serial_number",
-			    nvme_text(identify->serial, sizeof(identify->serial)));
-	json_object_set_new(object, "firmware_revision",
-			    nvme_text(identify->firmware, sizeof(identify->firmware)));
+	add_identity(controller, object);
 	json_object_set_new(object, "bdevs", names_of(controller));
 	if (controller->transport->dump)
 		controller->transport->dump(controller, object);
@@ -208,9 +271,9 @@ static json_t *big(const uint64_t value[2])
 	return json_real((double)value[1] * 18446744073709551616.0 + (double)value[0]);
 }
 
-static json_t *health_of(const struct nvme_health_log *log)
+/* Added to the object. */
+static void health_of(const struct nvme_health_log *log, json_t *health)
 {
-	json_t *health = json_object();
 	int kelvin = log->temperature[0] | log->temperature[1] << 8;
 	json_object_set_new(health, "critical_warning", json_integer(log->critical_warning));
 	json_object_set_new(health, "temperature_celsius", json_integer(kelvin - KELVIN_OFFSET));
@@ -229,7 +292,10 @@ static json_t *health_of(const struct nvme_health_log *log)
 	json_object_set_new(health, "unsafe_shutdowns", big(log->unsafe_shutdowns));
 	json_object_set_new(health, "media_errors", big(log->media_errors));
 	json_object_set_new(health, "num_err_log_entries", big(log->error_log_entries));
-	return health;
+	json_object_set_new(health, "warning_temperature_time_minutes",
+			    json_integer(log->warning_minutes));
+	json_object_set_new(health, "critical_composite_temperature_time_minutes",
+			    json_integer(log->critical_minutes));
 }
 
 static void health_told(void *arg, int status, const void *data)
@@ -243,7 +309,15 @@ static void health_told(void *arg, int status, const void *data)
 		return;
 	}
 	memcpy(&log, data, sizeof(log));
-	rpc_reply(call, health_of(&log));
+	json_t *health = json_object();
+	/* it may be leaving, and another one have its name soon */
+	const struct nvme_controller *controller = nvme_controller_find(params->name);
+	if (controller) {
+		add_identity(controller, health);
+		json_object_set_new(health, "traddr", json_string(controller->address));
+	}
+	health_of(&log, health);
+	rpc_reply(call, health);
 }
 
 static void handle_health(struct rpc_call *call, const void *arg)
@@ -263,20 +337,39 @@ static void handle_health(struct rpc_call *call, const void *arg)
 
 /* ---- bdev_nvme_reset_controller ---- */
 
-static void handle_reset(struct rpc_call *call, const void *arg)
+static const struct rpc_param reset_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct name_params, name),
+	 .required = true,
+	 .min = 1,
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
+	 .help = "Name of the controller"},
+	{.name = "cntlid", .type = RPC_OFF, .help = "Several ways to one namespace"},
+};
+
+static void was_reset(void *arg, int error)
 {
-	const struct name_params *params = arg;
-	struct nvme_controller *controller = find(call, params->name);
-	int error;
-	if (!controller)
-		return;
-	error = controller->transport->reset ? controller->transport->reset(controller)
-					     : -EOPNOTSUPP;
+	struct rpc_call *call = arg;
+	const struct name_params *params = rpc_params(call);
 	if (error)
 		rpc_error(call, error, "controller %s can not be reset: %s", params->name,
 			  strerror(-error));
 	else
 		rpc_reply(call, NULL);
+}
+
+static void handle_reset(struct rpc_call *call, const void *arg)
+{
+	const struct name_params *params = arg;
+	struct nvme_controller *controller = find(call, params->name);
+	if (!controller)
+		return;
+	int error = controller->transport->reset
+			    ? controller->transport->reset(controller, was_reset, call)
+			    : -EOPNOTSUPP;
+	if (error)
+		was_reset(call, error);
 }
 
 /* ---- bdev_nvme_rescan_controller ---- */
@@ -311,6 +404,7 @@ struct option_params {
 	uint64_t timeout_admin_us;
 	bool sgl;
 	bool has_timeout, has_timeout_admin, has_sgl;
+	bool whatever; /* Pollux does it in any case */
 };
 
 static const char *const timeout_actions[] = {
@@ -350,6 +444,31 @@ static const struct rpc_param option_params[] = {
 	 .present_offset = offsetof(struct option_params, has_sgl),
 	 .help = "PCIe: describe payloads by scatter gather lists where the device takes them (at "
 		 "first: true), else by pages"},
+	{.name = "delay_cmd_submit",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct option_params, whatever),
+	 .help = "SPDK's. Doorbells ring once a pass whatever is said here"},
+	{.name = "enable_flush",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct option_params, whatever),
+	 .help = "SPDK's. FLUSH reaches a device with a volatile write cache whatever is said here"},
+	{.name = "nvme_error_stat",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct option_params, whatever),
+	 .help = "SPDK's. Errors are counted whatever is said here (bdev_get_iostat)"},
+	{.name = "generate_uuids", .type = RPC_OFF, .help = "UUIDs made of serial numbers"},
+	{.name = "allow_accel_sequence", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "io_path_stat", .type = RPC_OFF, .help = "Several ways to one namespace"},
+	{.name = "disable_auto_failback", .type = RPC_OFF, .help = "Several ways to one namespace"},
+	{.name = "multipath_opts", .type = RPC_OFF, .help = "Several ways to one namespace"},
+	{.name = "bdev_retry_count", .type = RPC_OFF, .help = "It is fixed"},
+	{.name = "transport_retry_count", .type = RPC_OFF, .help = "It is fixed"},
+	{.name = "nvme_adminq_poll_period_us", .type = RPC_OFF, .help = "It is fixed"},
+	{.name = "nvme_ioq_poll_period_us", .type = RPC_OFF, .help = "Each pass polls"},
+	{.name = "io_queue_requests", .type = RPC_OFF, .help = "It is fixed"},
+	{.name = "ctrlr_loss_timeout_sec", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "reconnect_delay_sec", .type = RPC_OFF, .help = "Of fabrics"},
+	{.name = "fast_io_fail_timeout_sec", .type = RPC_OFF, .help = "Of fabrics"},
 	{.name = "keep_alive_timeout_ms", .type = RPC_OFF, .help = "Of fabrics"},
 	{.name = "arbitration_burst", .type = RPC_OFF, .help = "Arbitration is round robin"},
 	{.name = "low_priority_weight", .type = RPC_OFF, .help = "Arbitration is round robin"},
@@ -400,9 +519,9 @@ static const struct rpc_method methods[] = {
 	 .result = "The names of the bdevs."},
 	{.name = "bdev_nvme_detach_controller",
 	 .help = "Remove a controller's bdevs, whoever uses them, and let go of the device.",
-	 .params = name_params,
-	 .param_count = COUNT_OF(name_params),
-	 .params_bytes = sizeof(struct name_params),
+	 .params = detach_params,
+	 .param_count = COUNT_OF(detach_params),
+	 .params_bytes = sizeof(struct detach_params),
 	 .handler = handle_detach,
 	 .result = "true, when the device is free."},
 	{.name = "bdev_nvme_get_controllers",
@@ -421,11 +540,11 @@ static const struct rpc_method methods[] = {
 	 .result = "An object of figures; data units are thousands of 512 bytes."},
 	{.name = "bdev_nvme_reset_controller",
 	 .help = "Reset a controller; what is in flight is done again.",
-	 .params = name_params,
-	 .param_count = COUNT_OF(name_params),
+	 .params = reset_params,
+	 .param_count = COUNT_OF(reset_params),
 	 .params_bytes = sizeof(struct name_params),
 	 .handler = handle_reset,
-	 .result = "true."},
+	 .result = "true, when it works again; an error if it does not: its bdevs are removed then."},
 	{.name = "bdev_nvme_rescan_controller",
 	 .help = "Look at a controller's namespaces anew: bdevs get their size, or go with their "
 		 "namespace; new namespaces become bdevs (PCIe). Devices that tell of changes need "

@@ -229,6 +229,11 @@ static int describe(struct pass *pass, const char *path, char *why)
 		   model_bytes, model, ns->transfer_bytes_max >> 10,
 		   pass->polled ? "polled" : "by interrupts (poll_queues of module nvme is 0)",
 		   pass->fixed ? ", registered buffers" : "");
+	if (pass->polled && !reactor_caps.uring_cmd_polled)
+		log_warning("nvme",
+			    "%s: this kernel may crash when polled commands fail, or are in flight when "
+			    "pollux is killed: boot with nvme.poll_queues=0 (doc/nvme.md)",
+			    path);
 	return 0;
 }
 

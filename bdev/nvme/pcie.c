@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bdev/nvme/namespace.h"
 #include "bdev/nvme/pcie_controller.h"
 #include "bdev/nvme/pcie_vfio.h"
 #include "lib/base/log.h"
@@ -128,6 +129,16 @@ static void tell(const struct pcie_controller *controller)
 		   controller->sgl ? ", SGLs" : "");
 }
 
+/* What was found before something failed. */
+static void drop_namespaces(struct pcie_controller *controller)
+{
+	struct nvme_namespace *ns;
+	while ((ns = TAILQ_FIRST(&controller->base.namespaces))) {
+		nvme_namespace_unlink(ns);
+		nvme_namespace_free(ns);
+	}
+}
+
 static int start(struct pcie *pcie, char *why)
 {
 	struct pcie_controller *controller = &pcie->controller;
@@ -144,10 +155,12 @@ static int start(struct pcie *pcie, char *why)
 	if (error)
 		return error;
 	error = pcie_controller_add_namespaces(controller, why);
-	if (error)
+	if (error) {
+		drop_namespaces(controller);
 		pcie_controller_stop(controller);
-	else
+	} else {
 		tell(controller);
+	}
 	return error;
 }
 

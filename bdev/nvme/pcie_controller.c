@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bdev/nvme/namespace.h"
 #include "lib/base/log.h"
 
 enum { ACTIVE_LIST_ENTRIES = NVME_IDENTIFY_BYTES / 4 };
@@ -53,6 +54,11 @@ static int check_capabilities(struct pcie_controller *controller, char *why)
 		return nvme_refuse(why, -ENOTSUP,
 				   "%s: the controller needs pages of %u bytes, not %d", address,
 				   NVME_CAP_MPSMIN(cap), NVME_PAGE_BYTES);
+	uint32_t bells = NVME_REG_DOORBELLS + pcie_doorbell_offset(1, false, controller->stride);
+	if (bells > controller->registers.bytes)
+		return nvme_refuse(why, -ENOTSUP,
+				   "%s: BAR0 (%zu bytes) has no room for doorbells %u bytes apart",
+				   address, controller->registers.bytes, controller->stride);
 	if (NVME_CAP_MQES(cap) < 2)
 		return nvme_refuse(why, -ENOTSUP, "%s: the controller's queues have one entry only",
 				   address);
@@ -233,6 +239,7 @@ static int list_active(struct pcie_controller *controller, uint32_t after,
 int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[NVME_WHY_BYTES])
 {
 	uint32_t list[ACTIVE_LIST_ENTRIES], after = 0;
+	unsigned count = 0, i;
 	const char *address = controller->base.address;
 	int first_error = 0;
 	char sentence[NVME_WHY_BYTES];
@@ -242,8 +249,10 @@ int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[
 			return nvme_refuse(why, error,
 					   "%s: the list of its namespaces can not be read: %s",
 					   address, reason(error));
-		for (unsigned i = 0; i < ACTIVE_LIST_ENTRIES && list[i] > after; i++) {
+		for (i = 0; i < ACTIVE_LIST_ENTRIES && list[i] > after; i++) {
 			after = list[i];
+			if (after == NVME_ALL_NAMESPACES || ++count > NVME_NAMESPACES_MAX)
+				break;
 			error = add_namespace(controller, after, sentence);
 			if (!error)
 				continue;
@@ -251,8 +260,13 @@ int pcie_controller_add_namespaces(struct pcie_controller *controller, char why[
 			if (!first_error)
 				memcpy(why, sentence, NVME_WHY_BYTES);
 			first_error = first_error ? first_error : error;
+			if (controller->admin_lost)
+				return first_error;
 		}
-	} while (list[ACTIVE_LIST_ENTRIES - 1] == after && after);
+	} while (i == ACTIVE_LIST_ENTRIES); /* only one in order to its end has another one behind it */
+	if (count > NVME_NAMESPACES_MAX)
+		log_warning("nvme", "%s: it names more than %d namespaces: the others are not looked at",
+			    address, NVME_NAMESPACES_MAX);
 	if (!TAILQ_EMPTY(&controller->base.namespaces))
 		return 0;
 	if (first_error)

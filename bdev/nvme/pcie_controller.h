@@ -97,6 +97,8 @@ struct pcie_controller {
 	enum pcie_controller_state state;
 	bool remove_wanted; /* it was asked for during a reset */
 	int reset_error;    /* of the worker */
+	void (*reset_done)(void *arg, int error); /* who waits for the reset, or NULL */
+	void *reset_arg;
 	uint64_t resets;
 	struct log_limit late; /* lines about commands that take too long */
 	bool aborting;	       /* the first of `aborts` is a worker's */
@@ -172,7 +174,8 @@ void pcie_controller_alarm(struct pcie_queue *queue, enum pcie_alarm alarm, uint
 /* Control thread: the device is about to be taken away, or is gone. */
 void pcie_controller_remove(struct pcie_controller *controller);
 /* For nvme_transport: reset(). -EBUSY: one is under way; -ENODEV. */
-int pcie_controller_reset(struct nvme_controller *base);
+int pcie_controller_reset(struct nvme_controller *base, void (*done)(void *arg, int error),
+			  void *arg);
 /* On a worker: until nothing names the controller any more. */
 void pcie_controller_wait(struct pcie_controller *controller);
 

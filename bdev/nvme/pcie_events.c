@@ -132,7 +132,7 @@ static void page_read(void *arg)
 	if (status == -ENODEV)
 		pcie_controller_remove(controller);
 	else if (status < 0)
-		(void)pcie_controller_reset(&controller->base); /* one may be under way */
+		(void)pcie_controller_reset(&controller->base, NULL, NULL); /* one may be under way */
 	else if (controller->event.fresh)
 		tell(controller);
 	atomic_fetch_sub(&controller->pending, 1);

@@ -129,11 +129,20 @@ void pcie_controller_remove(struct pcie_controller *controller)
 
 /* ---- Reset ---- */
 
+static void tell_reset(struct pcie_controller *controller)
+{
+	void (*done)(void *arg, int error) = controller->reset_done;
+	controller->reset_done = NULL;
+	if (done)
+		done(controller->reset_arg, controller->reset_error);
+}
+
 static void resumed(void *arg)
 {
 	struct pcie_controller *controller = arg;
 	controller->state = PCIE_LIVE;
 	log_notice("nvme", "%s: the controller works again", controller->base.address);
+	tell_reset(controller);
 	if (controller->remove_wanted)
 		pcie_controller_remove(controller);
 	else /* what it had to tell is lost */
@@ -157,6 +166,7 @@ static void restarted(void *arg)
 	log_error("nvme", "%s: the controller can not be reset (%s): its namespaces are removed",
 		  controller->base.address, strerror(-controller->reset_error));
 	controller->state = PCIE_GONE;
+	tell_reset(controller);
 	control_work(quiesce_work, quiesced, controller);
 }
 
@@ -175,11 +185,14 @@ static void begin_reset(struct pcie_controller *controller)
 	control_for_each_reactor(REACTOR_STORAGE, pause_here, paused_to_reset, controller);
 }
 
-int pcie_controller_reset(struct nvme_controller *base)
+int pcie_controller_reset(struct nvme_controller *base, void (*done)(void *arg, int error),
+			  void *arg)
 {
 	struct pcie_controller *controller = container_of(base, struct pcie_controller, base);
 	if (controller->state != PCIE_LIVE)
 		return controller->state == PCIE_GONE ? -ENODEV : -EBUSY;
+	controller->reset_done = done;
+	controller->reset_arg = arg;
 	begin_reset(controller);
 	return 0;
 }

@@ -25,7 +25,8 @@ bool pcie_address_parse(const char *text, char full[PCIE_ADDRESS_BYTES])
 {
 	unsigned domain = 0, bus, slot, function;
 	int end = 0;
-	if (strlen(text) >= PCIE_ADDRESS_BYTES)
+	/* sscanf would take blanks and signs as well */
+	if (strlen(text) >= PCIE_ADDRESS_BYTES || text[strspn(text, "0123456789abcdefABCDEF:.")])
 		return false;
 	if (sscanf(text, "%4x:%2x:%2x.%1x%n", &domain, &bus, &slot, &function, &end) != 4 ||
 	    text[end]) {

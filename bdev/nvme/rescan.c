@@ -29,6 +29,7 @@ struct nvme_rescan {
 	struct nvme_controller *controller;
 	struct nvme_rescan_wait *waits;
 	uint32_t *ids;
+	uint32_t after; /* the last id of the list so far */
 	unsigned count, at;
 	int error; /* the first */
 };
@@ -175,46 +176,49 @@ static void next(struct nvme_rescan *rescan)
 
 /* ---- Which ---- */
 
-static bool append(struct nvme_rescan *rescan, uint32_t nsid)
+static void append(struct nvme_rescan *rescan, uint32_t nsid)
 {
+	if (nsid == NVME_ALL_NAMESPACES || rescan->count == NVME_NAMESPACES_MAX)
+		return;
 	for (unsigned i = 0; i < rescan->count; i++) {
 		if (rescan->ids[i] == nsid)
-			return true;
+			return;
 	}
 	uint32_t *ids = realloc(rescan->ids, (rescan->count + 1) * sizeof(*ids));
 	if (!ids) {
 		note(rescan, -ENOMEM);
-		return false;
+		return;
 	}
 	rescan->ids = ids;
 	ids[rescan->count++] = nsid;
-	return true;
 }
 
-static void list(struct nvme_rescan *rescan, uint32_t after);
+static void list(struct nvme_rescan *rescan);
 
 static void listed(void *arg, int status, const void *data)
 {
 	struct nvme_rescan *rescan = arg;
-	uint32_t ids[LIST_ENTRIES] = {0}, last = 0;
+	uint32_t ids[LIST_ENTRIES] = {0};
 	/* a device that knows no such list (NVMe 1.0): those that are attached will do */
 	if (!status && data)
 		memcpy(ids, data, sizeof(ids));
-	for (unsigned i = 0; i < LIST_ENTRIES && ids[i] > last; i++) {
-		last = ids[i];
-		append(rescan, last);
+	unsigned i = 0;
+	for (; i < LIST_ENTRIES && ids[i] > rescan->after; i++) {
+		rescan->after = ids[i];
+		append(rescan, ids[i]);
 	}
-	if (last && ids[LIST_ENTRIES - 1] == last && is_there(rescan->controller))
-		list(rescan, last);
+	/* only a list that was in order to its end has another one behind it */
+	if (i == LIST_ENTRIES && rescan->count < NVME_NAMESPACES_MAX && is_there(rescan->controller))
+		list(rescan);
 	else
 		next(rescan);
 }
 
-static void list(struct nvme_rescan *rescan, uint32_t after)
+static void list(struct nvme_rescan *rescan)
 {
 	const struct nvme_sqe sqe = {
 		.opcode = NVME_ADMIN_IDENTIFY,
-		.nsid = after,
+		.nsid = rescan->after,
 		.cdw10 = NVME_CNS_ACTIVE_NAMESPACES,
 	};
 	nvme_controller_ask(rescan->controller, &sqe, NVME_IDENTIFY_BYTES, listed, rescan);
@@ -246,7 +250,7 @@ static void begin(struct nvme_controller *controller, const uint32_t *ids, unsig
 	TAILQ_FOREACH (ns, &controller->namespaces, link)
 		append(rescan, ns->nsid);
 	if (controller->transport->lists_namespaces && is_there(controller))
-		list(rescan, 0);
+		list(rescan);
 	else
 		next(rescan);
 }

@@ -255,7 +255,9 @@ struct nvme_health_log {
 	uint64_t unsafe_shutdowns[2];
 	uint64_t media_errors[2];
 	uint64_t error_log_entries[2];
-	uint8_t pad192[320];
+	uint32_t warning_minutes; /* at or above the temperature that it warns of, and the critical one */
+	uint32_t critical_minutes;
+	uint8_t pad200[312];
 };
 _Static_assert(sizeof(struct nvme_health_log) == 512, "as on the wire");
 

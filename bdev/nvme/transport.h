@@ -103,8 +103,12 @@ struct nvme_transport {
 	 */
 	int (*admin)(struct nvme_controller *controller, const struct nvme_sqe *sqe, void *data,
 		     uint32_t bytes, uint32_t *result);
-	/* Control thread: a reset by hand; commands in flight are done again. NULL: there is none. */
-	int (*reset)(struct nvme_controller *controller);
+	/*
+	 * Control thread: a reset by hand; commands in flight are done again. -errno: it has not
+	 * begun; 0: done (or NULL) is called later with how it went. NULL: there is none.
+	 */
+	int (*reset)(struct nvme_controller *controller, void (*done)(void *arg, int error),
+		     void *arg);
 	/* Control thread: adds members for bdev_nvme_get_controllers. May be NULL. */
 	void (*dump)(const struct nvme_controller *controller, json_t *object);
 };

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "lib/uring/uring.h"
 
@@ -58,6 +60,21 @@ static bool reports_use(struct io_uring *ring)
 	return known;
 }
 
+/*
+ * Before 6.5 the kernel polls for a command by a pointer that its completion overwrites. A flag of
+ * the same release tells: known, it wants memory that we do not give (-EFAULT).
+ */
+static bool polls_commands_safely(void)
+{
+	enum { NO_MMAP = 1 << 14 }; /* IORING_SETUP_NO_MMAP, younger than liburing 2.3 */
+	struct io_uring_params params = {.flags = NO_MMAP};
+	long fd = syscall(SYS_io_uring_setup, 4, &params);
+	bool known = fd >= 0 || errno != EINVAL;
+	if (fd >= 0)
+		close((int)fd);
+	return known;
+}
+
 int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes)
 {
 	memset(caps, 0, sizeof(*caps));
@@ -78,6 +95,7 @@ int uring_probe(struct uring_caps *caps, char *why, size_t why_bytes)
 		caps->uring_cmd = io_uring_opcode_supported(probe, IORING_OP_URING_CMD);
 		io_uring_free_probe(probe);
 	}
+	caps->uring_cmd_polled = caps->uring_cmd && polls_commands_safely();
 	/* DEFER_TASKRUN (6.1) is younger than all of these */
 	caps->buf_ring = caps->multishot_recv = caps->multishot_accept = true;
 	caps->sparse_files = io_uring_register_files_sparse(&ring, 1) == 0;

@@ -34,6 +34,7 @@ struct uring_caps {
 	bool send_zc;		/* IORING_OP_SENDMSG_ZC, 6.1 */
 	bool send_zc_report;	/* IORING_SEND_ZC_REPORT_USAGE, 6.2 */
 	bool uring_cmd;		/* IORING_OP_URING_CMD, 5.19 */
+	bool uring_cmd_polled;	/* it is safe to poll for one, 6.5 */
 };
 
 enum {

@@ -348,7 +348,7 @@ class Forking(harness.TargetTest):
 
 
 class Spdk(Fixture):
-    """SPDK's nvmf_tgt as a server, with stand-ins for its programs, or the real ones in SPDK."""
+    """SPDK's nvmf_tgt as a server, with stand-ins for its programs; real ones if POLLUX_SPDK is set."""
 
     def home(self):
         tool = os.path.join(HERE, "spdktool.py")

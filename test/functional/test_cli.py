@@ -100,7 +100,7 @@ class Refusals(CommandLine):
         self.refused("nvme:", says="no address")
         self.refused("nvme:/n1", says="/n1")
         self.refused("nvme:bogus", says="neither a pci address .* nor a path")
-        for namespace in ("0", "n", "n0", "x1", "n1x", "n99999999999", ""):
+        for namespace in ("0", "n", "n0", "x1", "n1x", "n 1", "n-1", "n+1", "n99999999999", ""):
             with self.subTest(namespace=namespace):
                 self.refused(f"nvme:0000:01:00.0/{namespace}", says="is no namespace")
         self.refused("nvme:ffff:1f:1f.7/n1", says="no such pci device")

@@ -6,7 +6,7 @@ import time
 
 import rawnbd
 from harness import KIB, MIB, wait_for
-from perftool import Perf, PerfTest, perf, store
+from perftool import Perf, PerfTest, good_reply, perf, store
 
 BLOCK = 4 * KIB
 
@@ -127,6 +127,60 @@ class Verify(PerfTest):
                     "128k", "--json", status=3)
         self.assertGreater(done.json["verify"]["misplaced"], 0)
         self.assertRegex(done.json["verify"]["findings"][0]["detail"], "to the export of URI [12]")
+
+    def test_servers_that_lie(self):
+        """Each kind of lie is found by the run itself, and called by its name."""
+        place = 5 * BLOCK
+
+        def writes(sock, data, cookie, offset, payload, lie):
+            if offset == place:
+                offset, payload = lie(offset, payload)
+            data[offset:offset + len(payload)] = payload
+            sock.sendall(good_reply(cookie))
+
+        half = BLOCK // 2
+        lies = {"stale": lambda at, data: (at, b""),
+                "torn": lambda at, data: (at, data[:half]),
+                "misplaced": lambda at, data: (at - BLOCK, data),
+                "corrupt": lambda at, data: (at, data[:100] + b"!" + data[101:])}
+        for kind, lie in lies.items():
+            data = bytearray(self.SIZE)
+
+            def answer(sock, command, cookie, offset, length, payload, lie=lie, data=data):
+                if command == rawnbd.CMD_WRITE:
+                    writes(sock, data, cookie, offset, payload, lie)
+                else:
+                    sock.sendall(good_reply(cookie, data[offset:offset + length]))
+
+            # one at a time, in order
+            told = perf(self.fake(answer).uri(), "--verify", "--rw", "write", "--iodepth", 1,
+                        "--requests", 32, "--json", status=3).json
+            found = {(one["kind"], one["offset"]) for one in told["verify"]["findings"]}
+            self.assertEqual(found, {(kind, place)} if kind != "misplaced" else
+                             {("misplaced", place - BLOCK), ("stale", place)})
+
+    def test_reads_of_elsewhere_and_of_old(self):
+        """A READ of another block, or of one as it was, is found while the load runs."""
+        for kind in ("misplaced", "stale"):
+            data, first = bytearray(self.SIZE), {}
+
+            def answer(sock, command, cookie, offset, length, payload, kind=kind, data=data,
+                       first=first):
+                if command == rawnbd.CMD_WRITE:
+                    first.setdefault(offset, payload)
+                    data[offset:offset + length] = payload
+                    sock.sendall(good_reply(cookie))
+                elif kind == "stale":
+                    sock.sendall(good_reply(cookie, first.get(offset, bytes(length))))
+                else:
+                    at = offset + BLOCK if offset < 4 * BLOCK else 0
+                    sock.sendall(good_reply(cookie, data[at:at + length]))
+
+            told = perf(self.fake(answer).uri(), "--verify", "--rw", "randrw", "--iodepth", 2,
+                        "--size", 5 * BLOCK, "--requests", 200, "--json", status=3).json
+            self.assertGreater(told["verify"][kind], 20)
+            self.assertEqual(told["verify"]["corrupt"] + told["verify"]["torn"], 0)
+            self.assertGreater(sum(sample["errors"] for sample in told["series"]), 20)
 
     def test_same_uri_twice(self):
         target = self.start("malloc:1M", "b=malloc:1M", tcp=True)

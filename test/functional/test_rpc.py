@@ -315,6 +315,42 @@ class Bdevs(RpcTest):
                 self.assertGreater(sum(after.values()), sum(before.values()))
 
 
+class Nvme(RpcTest):
+    """What can be asked without a device; test/vm has devices."""
+
+    def asked(self, method, **params):
+        """The errno of the answer, of parameters that may be called as those of rpc() are."""
+        with rpcclient.Rpc(self.target.rpc_path) as rpc:
+            rpc.request(method, params)
+            answer = rpc.receive()
+        return answer["error"]["code"] if "error" in answer else answer["result"]
+
+    def test_as_spdk_asks(self):
+        """SPDK's client gives its switches whether they are wanted or not."""
+        self.assertEqual(self.asked(
+            "bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe", traddr="ffff:1f:1f.7",
+            prchk_reftag=False, prchk_guard=False, hdgst=False, ddgst=False,
+            allow_unrecognized_csi=False, disable_sq_flow_control=False), -errno.ENODEV)
+        self.assertIs(self.asked(
+            "bdev_nvme_set_options", action_on_timeout="abort", timeout_us=30000000,
+            delay_cmd_submit=True, disable_auto_failback=False, generate_uuids=False,
+            nvme_error_stat=False, io_path_stat=False, allow_accel_sequence=False,
+            enable_flush=False), True)
+        self.assertEqual(self.asked("bdev_nvme_detach_controller", name="Nvme0", trtype="PCIe",
+                                    traddr="ffff:1f:1f.7"), -errno.ENODEV)
+        for method in ("detach_controller", "reset_controller", "get_controllers",
+                       "get_controller_health_info"):
+            self.assertEqual(self.asked("bdev_nvme_" + method, name="Nvme0"), -errno.ENODEV)
+
+    def test_what_pollux_has_not(self):
+        for parameter, value in (("num_io_queues", 2), ("hdgst", True), ("multipath", "failover"),
+                                 ("psk", "key"), ("allow_unrecognized_csi", True)):
+            with self.subTest(parameter=parameter):
+                self.assertEqual(self.asked(
+                    "bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe",
+                    traddr="ffff:1f:1f.7", **{parameter: value}), rpcclient.INVALID_PARAMS)
+
+
 class RpcPy(RpcTest):
     def run_py(self, *args, **kw):
         return rpcclient.rpc_py(self.target.rpc_path, *args, **kw)
@@ -392,4 +428,7 @@ class Spdk(RpcTest):
         self.good("bdev_null_delete", "Null1")
         self.bad(-19, "bdev_malloc_delete", "Malloc7")
         self.bad(-19, "bdev_get_bdevs", "-b", "Malloc7")
+        self.bad(-19, "bdev_nvme_attach_controller", "-b", "N", "-t", "PCIe", "-a", "ffff:1f:1f.7")
+        self.bad(-19, "bdev_nvme_detach_controller", "N", "-t", "PCIe", "-a", "ffff:1f:1f.7")
+        self.good("bdev_nvme_set_options", "--timeout-us", "30000000")
         self.assertTrue(self.good("framework_get_reactors")["reactors"])

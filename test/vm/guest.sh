@@ -241,6 +241,25 @@ load_ends() {
 	[ $? = 2 ]
 }
 
+# killed EXPORT OFFSET: kill -9 of the target while a client writes there; what that was told it remembers
+killed() {
+	rm -f /tmp/acked
+	nvme-acked write $sock "$1" "$2" /tmp/acked >/tmp/load.log 2>&1 &
+	load=$!
+	until_true 60 is_loaded "$1" || return 1
+	kill -9 $server
+	wait $server
+	wait $load
+	killed=$?
+	cat /tmp/load.log
+	return $killed
+}
+
+# acknowledged IMAGE OFFSET: that is there, in a disk or a copy of one
+acknowledged() {
+	nvme-acked check "$1" "$2" /tmp/acked
+}
+
 # unharmed: the verified load beside has gone on; it ends
 unharmed() {
 	kill $beside

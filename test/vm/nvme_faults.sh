@@ -29,19 +29,35 @@ stuck() {
 	until_true 60 tells '"inflight":16' connection_get_connections '{"export":"slow"}'
 }
 
-# detached_when_stuck: the RPC comes to an end, and so does the client
-detached_when_stuck() {
-	stuck && works bdev_nvme_detach_controller '{"name":"Slow"}' || return 1
+# all_answered: the sixteen, each by an error
+all_answered() {
 	wait $load
-	[ $? = 2 ]
+	cat /tmp/load.log
+	grep -q '^errors: 16$' /tmp/load.log && ! grep -q 'requests waited' /tmp/load.log
+}
+
+# detached_when_stuck: the RPC comes to an end, what is in flight is answered before
+detached_when_stuck() {
+	stuck && works bdev_nvme_detach_controller '{"name":"Slow"}' && all_answered
 }
 
 # taken_when_stuck: what is in flight is answered before the device goes
 taken_when_stuck() {
-	stuck && unbind "$pci2" || return 1
+	stuck && unbind "$pci2" && all_answered
+}
+
+# stopped: SIGTERM now; pollux ends by itself, within a minute
+stopped() {
+	kill $server
+	stopped_by=$(($(uptime) + 60))
+	wait $server && [ "$(uptime)" -le $stopped_by ]
+}
+
+# stopped_when_stuck: SIGTERM while sixteen requests are with the device: the client's end comes, too
+stopped_when_stuck() {
+	stuck && stopped || return 1
 	wait $load
 	cat /tmp/load.log
-	grep -q '^errors: 16$' /tmp/load.log && ! grep -q 'requests waited' /tmp/load.log
 }
 
 pcie_namespaces() {
@@ -81,6 +97,10 @@ pcie_slow() {
 	check "without a time-out" works export_create '{"name":"slow","bdev":"Slown1"}'
 	check "the kernel takes it while commands are stuck" taken_when_stuck
 	goes_on one
+	check "vfio-pci gets the slow one back" give "$pci2" vfio-pci
+	check "it is attached" works bdev_nvme_attach_controller "$(attach Slow "$pci2")"
+	check "and exported" works export_create '{"name":"slow","bdev":"Slown1"}'
+	check "pollux ends though commands are stuck" stopped_when_stuck
 }
 
 pcie() {
@@ -98,7 +118,6 @@ pcie() {
 	pcie_namespaces
 	pcie_controllers
 	pcie_slow
-	stop "faults"
 	check "the IOMMU has nothing to complain of" no_dma_fault
 }
 
@@ -177,6 +196,13 @@ pass_slow() {
 	check "a command that does not end in time is an error" too_slow
 	check "the kernel has aborted it" sh -c 'dmesg | grep "nvme nvme.*timeout, aborting"'
 	goes_on small
+	check "the kernel resets the controller" until_true 60 sh -c 'dmesg | grep "timeout, reset controller"'
+	check "it is live again" until_true 60 grep -x live "/sys/class/nvme/$(nvme_of slow)/state"
+	check "it is detached" works bdev_nvme_detach_controller '{"name":"Slow"}'
+	check "times are long" works bdev_nvme_set_options '{"timeout_us":60000000}'
+	check "it is attached again" works bdev_nvme_attach_controller "$(attach Slow "$slow")"
+	check "without a time-out" works export_create '{"name":"slow","bdev":"Slown1"}'
+	check "behind the reset it answers" pollux-perf "$(uri slow)" --rw read --requests 1 --iodepth 1 --quiet
 }
 
 # A namespace of the kernel's own target: QEMU's never change in size.
@@ -227,15 +253,6 @@ pass_sizes() {
 		"echo 0 >$target/subsystems/sized/namespaces/1/enable"
 	check "its bdev is gone, too" until_true 20 gone Sized
 	goes_on small
-}
-
-# stopped_when_stuck: SIGTERM while a command is with the device, which answers in seconds
-stopped_when_stuck() {
-	pollux-perf "$(uri slow)" --rw read --requests 1 --iodepth 1 --quiet >/tmp/load.log 2>&1 &
-	load=$!
-	until_true 60 tells '"inflight":1' connection_get_connections '{"export":"slow"}' || return 1
-	kill $server
-	wait $server
 }
 
 pass() {

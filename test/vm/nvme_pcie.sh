@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Pollux drives emulated NVMe controllers from user space: what is written through NBD is read back through
 # NBD and by the kernel's own driver, at each length and edge, with PRPs and SGLs; blocks of 512 and 4096
-# bytes, two namespaces, two controllers; what is refused; a kill and a restart. The guest has three
+# bytes, two namespaces, two controllers; what is refused; kill -9 under load, and a restart. The guest has three
 # controllers: one of 512 bytes a block and two namespaces, one of 4096 bytes, one with metadata.
 . /vm/guest.sh
 
@@ -125,13 +125,13 @@ check "large: verified, odd blocks" verified large --bs 6k --requests 200 --offs
 check "no interrupt is even set up" no_interrupts "$pci0" "$pci1"
 check "a reset under load" reset_under_load two
 copies one
-kill -9 $server
-wait $server
+check "kill -9 under load" killed one 16777216
 need "after kill -9: pollux starts, polling" serve --poll --cores 0 "one=nvme:$pci0/n1" \
 	"large=nvme:$pci1/n1" null=null:64M
 rm -f /tmp/back
 check "after kill -9: copy out" nbdcopy "$(uri one)" /tmp/back
 check "after kill -9: the same" cmp -n 8388608 /tmp/image /tmp/back
+check "after kill -9: what was acknowledged is there" acknowledged /tmp/back 16777216
 rm -f /tmp/back
 check "polling: verified" verified one --bs 8k --requests 300 --offset 16M --size 4M
 check "a lone READ enters the kernel no more often than one of null" enters_no_more one null

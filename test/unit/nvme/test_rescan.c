@@ -28,11 +28,15 @@ static struct {
 	uint8_t shift[IDS + 1], nguid[IDS + 1];
 	int identify_status, list_status;
 	unsigned identifies, lists;
+	enum { LIST_TRUE, LIST_STUCK, LIST_ENDLESS, LIST_OF_ALL } list;
 } device;
 
 static struct nvme_identify_namespace identity_of(uint32_t nsid)
 {
-	struct nvme_identify_namespace identity = {.size = device.blocks[nsid]};
+	struct nvme_identify_namespace identity = {0};
+	if (nsid > IDS)
+		return identity;
+	identity.size = device.blocks[nsid];
 	identity.lba_formats[0].data_shift = device.shift[nsid];
 	identity.nguid[0] = device.nguid[nsid];
 	return identity;
@@ -56,6 +60,13 @@ static int admin(struct nvme_controller *controller, const struct nvme_sqe *sqe,
 		for (uint32_t i = sqe->nsid + 1; i <= IDS; i++)
 			if (device.blocks[i])
 				*list++ = i;
+		/* a device that lies: the same full list each time, one without end, and the id of all */
+		for (uint32_t i = 0; device.list == LIST_STUCK && i < 1024; i++)
+			((uint32_t *)data)[i] = i + 1;
+		for (uint32_t i = 0; device.list == LIST_ENDLESS && i < 1024; i++)
+			((uint32_t *)data)[i] = sqe->nsid + i + 1;
+		if (device.list == LIST_OF_ALL)
+			*list++ = NVME_ALL_NAMESPACES;
 		return device.list_status;
 	}
 	struct nvme_identify_namespace identity = identity_of(sqe->nsid);
@@ -402,6 +413,84 @@ static void test_detach_meanwhile(void **state)
 	stop();
 }
 
+/* A device that lies about its namespaces is asked for a while, not for ever. */
+static void test_lists_that_lie(void **state)
+{
+	start();
+	device.list = LIST_STUCK;
+	rescan(0);
+	assert_int_equal(device.lists, 2);
+	assert_int_equal(device.identifies, 1024);
+	device.lists = device.identifies = 0;
+	device.list = LIST_ENDLESS;
+	rescan(0);
+	assert_int_equal(device.lists, NVME_NAMESPACES_MAX / 1024);
+	assert_int_equal(device.identifies, NVME_NAMESPACES_MAX);
+	device.identifies = 0;
+	device.list = LIST_OF_ALL;
+	rescan(0);
+	assert_int_equal(device.identifies, 2);
+	assert_int_equal(size_of("Nvme0n2"), 512000);
+	stop();
+}
+
+static uint32_t chance(uint32_t below)
+{
+	static uint64_t seed = 1;
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(seed >> 33) % below;
+}
+
+/* Garbage, often enough with numbers that are nearly right. */
+static void invent(struct nvme_identify_namespace *identity)
+{
+	static const uint64_t sizes[] = {0, 1, 1000, INT64_MAX >> 9, (INT64_MAX >> 9) + 1,
+					 1ull << 63, UINT64_MAX};
+	for (size_t i = 0; i < sizeof(*identity); i++)
+		((uint8_t *)identity)[i] = (uint8_t)chance(256);
+	if (chance(2))
+		identity->size = sizes[chance(sizeof(sizes) / sizeof(sizes[0]))];
+	if (chance(4))
+		identity->protection = 0;
+	for (unsigned i = 0; i < 64; i++) {
+		if (chance(4))
+			identity->lba_formats[i].metadata_bytes = 0;
+		if (chance(2))
+			identity->lba_formats[i].data_shift = (uint8_t)chance(20);
+	}
+}
+
+/* Whatever IDENTIFY tells: a sentence, or a geometry that can be served. */
+static void test_any_geometry(void **state)
+{
+	static struct nvme_identify_controller of_controller;
+	static struct nvme_identify_namespace identity;
+	unsigned served = 0;
+	for (unsigned i = 0; i < 20000; i++) {
+		char why[NVME_WHY_BYTES] = "";
+		struct nvme_namespace ns = {.nsid = 1};
+		uint32_t most = chance(2) ? 0 : 1u << chance(32);
+		invent(&identity);
+		int error = nvme_namespace_describe(&ns, &of_controller, &identity, most, why);
+		if (error) {
+			assert_true(error == -EINVAL || error == -ENOTSUP);
+			assert_true(why[0] && strlen(why) < sizeof(why));
+			continue;
+		}
+		uint64_t size = atomic_load(&ns.bdev.size_bytes);
+		served++;
+		assert_true(size && size <= INT64_MAX && !(size % ns.bdev.block_size));
+		assert_int_equal(size / ns.bdev.block_size, identity.size);
+		assert_in_range(ns.bdev.block_size, 512, 65536);
+		assert_int_equal(ns.bdev.block_size, 1u << ns.block_shift);
+		assert_true(ns.transfer_bytes_max >= ns.bdev.block_size);
+		assert_int_equal(ns.transfer_bytes_max % ns.bdev.block_size, 0);
+		assert_true(!most || ns.transfer_bytes_max <= most);
+		assert_true(!ns.bdev.uuid[0] || strlen(ns.bdev.uuid) == 36);
+	}
+	assert_in_range(served, 100, 19000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -416,6 +505,8 @@ int main(void)
 		cmocka_unit_test(test_detach_while_last_is_asked_for),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_detach_meanwhile),
+		cmocka_unit_test(test_lists_that_lie),
+		cmocka_unit_test(test_any_geometry),
 	};
 	log_set_level(LOG_DISABLED);
 	return cmocka_run_group_tests(tests, NULL, NULL);

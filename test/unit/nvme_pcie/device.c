@@ -89,6 +89,11 @@ static void set(struct device *device, uint32_t offset, uint32_t value)
 	*(volatile uint32_t *)(device->bar + offset) = value;
 }
 
+void device_fatal(struct device *device)
+{
+	set(device, NVME_REG_CSTS, device_read(device, NVME_REG_CSTS) | NVME_CSTS_CFS);
+}
+
 static void change_csts(struct device *device, uint32_t set_bits, uint32_t clear_bits)
 {
 	set(device, NVME_REG_CSTS, (device_read(device, NVME_REG_CSTS) & ~clear_bits) | set_bits);
@@ -134,10 +139,8 @@ void device_post(struct device *device, uint16_t qid, uint16_t cid, uint16_t sqi
 
 /* ---- Admin commands ---- */
 
-static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
+static uint16_t describe(const struct device *device, const struct nvme_sqe *sqe, void *page)
 {
-	void *page = device_at(device, sqe->prp1, PAGE);
-	memset(page, 0, PAGE);
 	if (sqe->cdw10 == NVME_CNS_CONTROLLER) {
 		struct nvme_identify_controller *data = page;
 		memcpy(data->model, "a device of the tests                   ",
@@ -163,6 +166,16 @@ static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
 		data->size = 1000 + sqe->nsid;
 	data->lba_formats[0].data_shift = 9;
 	return 0;
+}
+
+static uint16_t identify(struct device *device, const struct nvme_sqe *sqe)
+{
+	void *page = device_at(device, sqe->prp1, PAGE);
+	memset(page, 0, PAGE);
+	uint16_t status = describe(device, sqe, page);
+	if (device->spoil)
+		device->spoil(device, sqe, page);
+	return status;
 }
 
 static uint16_t create_queue(struct device *device, const struct nvme_sqe *sqe)
@@ -290,6 +303,10 @@ static void step_admin(struct device *device)
 			continue;
 		}
 		assert_int_not_equal(sqe.cid, PCIE_EVENT_CID);
+		if (device->meddle)
+			device->meddle(device, &sqe);
+		if (device->was_gone || device_read(device, NVME_REG_CSTS) & NVME_CSTS_CFS)
+			return;
 		uint16_t status = do_admin(device, &sqe, &result);
 		if (!status)
 			status = device->admin_status[sqe.opcode];

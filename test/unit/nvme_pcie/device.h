@@ -69,6 +69,10 @@ struct device {
 	unsigned queues_max;	    /* by SET FEATURES */
 	uint16_t admin_status[256]; /* by opcode; without a code it works */
 	uint32_t rtd3e;		    /* as in IDENTIFY */
+	/* before an admin command is done: what the test wants to happen then */
+	void (*meddle)(struct device *device, const struct nvme_sqe *sqe);
+	/* what IDENTIFY has told, before it is there: the test may spoil it */
+	void (*spoil)(struct device *device, const struct nvme_sqe *sqe, void *page);
 	/* what it saw */
 	uint8_t admin_log[DEVICE_LOG_ENTRIES]; /* opcodes of the first */
 	unsigned admin_count;
@@ -101,6 +105,8 @@ void device_free(struct device *device);
 void device_controller(struct device *device, struct pcie_controller *controller);
 
 uint32_t device_read(const struct device *device, uint32_t offset);
+/* CSTS.CFS, until it is disabled. */
+void device_fatal(struct device *device);
 /* All its registers read as ones from now on. */
 void device_vanish(struct device *device);
 

@@ -144,7 +144,7 @@ static void over_a_reset(void **state)
 	struct world world;
 	start(&world);
 	device_tell(world.device, NAMESPACES_CHANGED);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 	world_settle(&world);
 	assert_int_equal(world.controller.resets, 1);
 	assert_int_equal(seen.changed, 1);

@@ -10,10 +10,20 @@
 enum { COUNT = 8, SECOND_US = 1000000 };
 
 static struct request requests[COUNT];
+static unsigned told; /* calls of was_reset() */
+static int told_error;
+
+static void was_reset(void *arg, int error)
+{
+	assert_non_null(arg);
+	told++;
+	told_error = error;
+}
 
 /* COUNT reads are at the device. */
 static void begin(struct world *world, uint8_t *buffer)
 {
+	told = 0;
 	for (unsigned i = 0; i < COUNT; i++) {
 		requests[i].again = false;
 		world->device->disk[i * 512] = (uint8_t)(i + 1);
@@ -43,13 +53,15 @@ static void reset_does_commands_again(void **state)
 	device_end(world.device, 3, 0);
 	fake_settle();
 	assert_done(&requests[3], 0);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), -EBUSY);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, was_reset, &world), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, was_reset, NULL), -EBUSY);
 	fake_pass(); /* the queues pause */
 	assert_int_equal(request_rw(&world, &late, NVME_FLUSH, 0, NULL, 0), 0);
 	fake_settle();
 	assert_int_equal(world.device->enables, 2);
 	assert_int_equal(world.controller.resets, 1);
+	assert_int_equal(told, 1);
+	assert_int_equal(told_error, 0);
 	assert_int_equal(device_fetch(world.device), COUNT); /* seven and the late one */
 	device_end_all(world.device);
 	fake_settle();
@@ -74,7 +86,7 @@ static void resume_with_new_commands(void **state)
 	for (unsigned round = 0; round < PCIE_TRIES_MAX; round++) {
 		for (unsigned i = 0; i < COUNT; i++)
 			requests[i].again = round == PCIE_TRIES_MAX - 1;
-		assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+		assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 		fake_settle();
 		assert_int_equal(device_fetch(world.device), COUNT);
 		for (unsigned i = 0; i < COUNT; i++)
@@ -102,7 +114,7 @@ static void reset_with_bounced_payload(void **state)
 	request_rw(&world, &request, NVME_WRITE, 9, payload, sizeof(payload));
 	fake_pass();
 	device_fetch(world.device);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 	fake_settle();
 	device_fetch(world.device);
 	device_end_all(world.device);
@@ -370,7 +382,7 @@ static void assert_gone(struct world *world)
 	assert_int_equal(seen.gone, 1);
 	assert_true(world->device->dma_stopped);
 	assert_int_equal(request_rw(world, &late, NVME_FLUSH, 0, NULL, 0), -ENODEV);
-	assert_int_equal(pcie_controller_reset(&world->controller.base), -ENODEV);
+	assert_int_equal(pcie_controller_reset(&world->controller.base, NULL, NULL), -ENODEV);
 	pcie_controller_remove(&world->controller);
 	fake_advance_us(60 * SECOND_US);
 	assert_int_equal(seen.gone, 1);
@@ -417,8 +429,10 @@ static void reset_that_fails(void **state)
 	uint8_t *buffer = buffer_get();
 	begin(&world, buffer);
 	world.device->never_ready = true;
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, was_reset, &world), 0);
 	fake_settle();
+	assert_int_equal(told, 1);
+	assert_int_equal(told_error, -ETIMEDOUT);
 	assert_gone(&world);
 	buffers_put(&reactor_self->buffers, buffer);
 	world_stop(&world);
@@ -431,7 +445,7 @@ static void reset_that_never_disables(void **state)
 	uint8_t *buffer = buffer_get();
 	begin(&world, buffer);
 	world.device->never_disabled = true;
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 	fake_settle();
 	assert_gone(&world);
 	buffers_put(&reactor_self->buffers, buffer);
@@ -444,7 +458,7 @@ static void removal_during_a_reset(void **state)
 	world_start(&world);
 	uint8_t *buffer = buffer_get();
 	begin(&world, buffer);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 	pcie_controller_remove(&world.controller);
 	fake_settle();
 	assert_gone(&world);
@@ -462,7 +476,7 @@ static void many_resets(void **state)
 	uint8_t *buffer = buffer_get();
 	for (unsigned round = 0; round < 10; round++) {
 		begin(&world, buffer);
-		assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+		assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 		fake_settle();
 		assert_int_equal(device_fetch(device), COUNT);
 		device_end_all(device);

@@ -177,7 +177,7 @@ static void over_a_reset(void **state)
 	assert_int_equal(request_issue(&world, &request, NVME_READ, 7, iov, 2), 0);
 	fake_pass();
 	assert_int_equal(device_fetch(world.device), 1);
-	assert_int_equal(pcie_controller_reset(&world.controller.base), 0);
+	assert_int_equal(pcie_controller_reset(&world.controller.base, NULL, NULL), 0);
 	world_settle(&world);
 	assert_int_equal(device_fetch(world.device), 1);
 	device_end(world.device, 0, 0);

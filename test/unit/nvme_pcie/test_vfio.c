@@ -33,6 +33,9 @@ static void pci_addresses(void **state)
 		"/dev/ng0n1",
 		"0000-01-00.0",
 		"::.",
+		"0000: 1:00.0",
+		"0000:01:+0.0",
+		"0x0:01:00.0",
 	};
 	char full[PCIE_ADDRESS_BYTES];
 	for (unsigned i = 0; i < COUNT_OF(good); i++) {
