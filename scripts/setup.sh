@@ -10,7 +10,7 @@
 # With addresses (0000:01:00.0 or 01:00.0) only these; that one of them is in use is then an error.
 #
 # Environment:
-#   PCI_ALLOWED      addresses, separated by blanks: only these
+#   PCI_ALLOWED      addresses, separated by blanks: only these; "none": no device at all
 #   PCI_BLOCKED      addresses that are never touched
 #   HUGEMEM          MiB of huge pages (of 2 MiB), 2048 by default; 0: leave them alone
 #   NRHUGE           the same as a number of pages
@@ -19,8 +19,9 @@
 #   DRIVER_OVERRIDE  a driver to bind to instead of vfio-pci; none: only take them away from nvme
 #   TARGET_USER      the user who runs Pollux: owns the devices' VFIO groups afterwards
 #
-# Devices that are mounted, swapped on, part of a volume, or open are never touched. bind and reset
-# need root. Nothing lasts over a reboot.
+# Devices that are mounted, swapped on, part of a volume, or open are never touched; those with data
+# (file systems, partition tables) only if they are named. bind and reset need root. Nothing lasts
+# over a reboot.
 set -u
 shopt -s nullglob extglob
 me=${0##*/}
@@ -227,6 +228,17 @@ claimed() {
 	[[ $why == *busy* ]]
 }
 
+# data_of ADDRESS: which signatures its namespaces bear (ext4, gpt, LVM2_member, ...)
+data_of() {
+	local name found='' words
+	command -v wipefs >/dev/null || return 0
+	for name in $(namespaces "$1"); do
+		[ ! -b "$DEVFS/$name" ] || found+=" $(wipefs --noheadings --output TYPE "$DEVFS/$name" 2>/dev/null)"
+	done
+	read -ra words <<<"${found//$'\n'/ }"
+	say "${words[*]-}"
+}
+
 # users_of ADDRESS: the same for a whole device; for one with VFIO, who has its group
 users_of() {
 	local name part found='' lines
@@ -298,7 +310,7 @@ hand_over() {
 
 # may_bind ADDRESS: says what stands in the way
 may_bind() {
-	local driver users others
+	local driver users others data
 	driver=$(driver_of "$1")
 	case $driver in
 	'' | nvme) ;;
@@ -313,6 +325,13 @@ may_bind() {
 		# a machine may well run from one of its disks: only what was asked for by name fails
 		[ -n "$explicit$PCI_ALLOWED" ] || failures=$((failures - 1))
 		return 1
+	fi
+	if [ -z "$explicit$PCI_ALLOWED" ]; then
+		data=$(data_of "$1")
+		if [ -n "$data" ]; then
+			say "$1: left with ${driver:-no driver}, there is data on it ($data); $me bind $1 takes it"
+			return 1
+		fi
 	fi
 	[ "$DRIVER_OVERRIDE" = vfio-pci ] || return 0
 	if [ -z "$(group_of "$1")" ]; then
@@ -554,6 +573,9 @@ status() {
 	say "There is no IOMMU at work: vfio-pci cannot be used (see $me config)."
 }
 
+for name in HUGEPGSZ HUGE_EVEN_ALLOC CLEAR_HUGE SHRINK_HUGE UNBIND_ENTIRE_IOMMU_GROUP; do
+	[ -z "${!name-}" ] || say "$me: $name, which SPDK's has, is not known here and changes nothing" >&2
+done
 command=config
 case ${1-} in
 '') shift $# ;;
@@ -561,7 +583,7 @@ case ${1-} in
 *) command=$1 && shift ;;
 esac
 explicit=$(full_addresses "$*") || exit 1
-PCI_ALLOWED=$(full_addresses "$PCI_ALLOWED") || exit 1
+[ "$PCI_ALLOWED" = none ] || PCI_ALLOWED=$(full_addresses "$PCI_ALLOWED") || exit 1
 PCI_BLOCKED=$(full_addresses "$PCI_BLOCKED") || exit 1
 case $command in
 config | bind) config ;;

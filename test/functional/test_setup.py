@@ -141,7 +141,7 @@ class SetupTest(unittest.TestCase):
 
     def setup(self, *arguments, status=0, **more):
         environment = {key: value for key, value in os.environ.items()
-                       if not re.match("HUGE|NRHUGE|PCI_|DRIVER_|TARGET_", key)}
+                       if not re.match("HUGE|NRHUGE|CLEAR_|SHRINK_|PCI_|DRIVER_|TARGET_", key)}
         environment.update({"SYSFS": self.tree.path("sys"), "PROCFS": self.tree.path("proc"),
                             "DEVFS": self.tree.path("dev"), "STATE": self.tree.path("state"),
                             "HUGEMEM": "0", "WAIT_S": "5", **more})
@@ -183,6 +183,7 @@ class Binding(SetupTest):
         self.tree.add_device("0000:00:1f.6", "4", "e1000e", ETHERNET)
         for more, bound in (({"PCI_ALLOWED": f"01:00.0 {C}"}, [A, C]), ({"PCI_BLOCKED": B}, [A, C]),
                             ({"PCI_ALLOWED": f"{A} {B}", "PCI_BLOCKED": "0000:02:00.0"}, [A]),
+                            ({"PCI_ALLOWED": "none"}, []),
                             ({}, [A, B, C])):
             with self.subTest(more=more):
                 self.setup("config", **more)
@@ -225,6 +226,7 @@ class Binding(SetupTest):
                 (["bind"], {"PCI_BLOCKED": "nvme0"}, "'nvme0' is not a PCI address"),
                 (["bind", A], {"PCI_BLOCKED": A}, f"{A} is in PCI_BLOCKED"),
                 (["bind", A], {"PCI_ALLOWED": B}, f"{A} is not in PCI_ALLOWED"),
+                (["bind", A], {"PCI_ALLOWED": "none"}, f"{A} is not in PCI_ALLOWED"),
                 (["bind"], {"DRIVER_OVERRIDE": "no-such"}, "the kernel has no driver no-such"),
                 (["bind"], {"HUGEMEM": "2G"}, "HUGEMEM and NRHUGE are numbers, not '2G'"),
                 (["bind"], {"HUGENODE": "0,node1"}, "HUGENODE: 'node1' is neither"),
@@ -238,6 +240,10 @@ class Binding(SetupTest):
         os.unlink(self.tree.path("sys/bus/pci/drivers_probe"))
         for command in ("bind", "reset"):
             self.assertIn("run it as root", self.setup(command, status=1))
+
+    def test_of_spdk_only(self):
+        """What changes nothing is not ignored without a word."""
+        self.assertIn("HUGEPGSZ, which SPDK's has, is not known here", self.setup("bind", HUGEPGSZ="1048576"))
 
     def test_nothing(self):
         self.assertIn("no NVMe device to bind", self.setup())

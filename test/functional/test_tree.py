@@ -58,6 +58,12 @@ class Tree(unittest.TestCase):
         self.assertGreater(len(names), 30)
         self.assertEqual([name for name in sorted(names) if not re.search(rf"\b{name}\(", text)], [])
 
+    def test_modules_names(self):
+        """Python modules of the tests lie in one path: of two with a name only one would ever run."""
+        names = [os.path.basename(path) for path, _ in sources("test", "scripts", endings=(".py",))]
+        self.assertGreater(len(names), 50)
+        self.assertEqual({name for name in names if names.count(name) > 1}, set())
+
     def test_licence_line(self):
         bare = [path for path, text in sources(*LAYERS, "test", "scripts",
                                                endings=(".c", ".h", ".py", ".sh"))

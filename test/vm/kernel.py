@@ -19,6 +19,7 @@ import tempfile
 import time
 import zlib
 
+DEFAULT = "linux-image-amd64"
 DAY_S = 86400
 ELF = b"\x7fELF"
 # large, and of no use in a virtual machine without such devices
@@ -147,7 +148,8 @@ def build(deb, where):
         if os.path.isdir(os.path.join(unpacked, prefix, "lib/modules")):
             shutil.move(os.path.join(unpacked, prefix, "lib"), os.path.join(where, "lib"))
     boot = os.path.join(unpacked, "boot")
-    images = [name for name in os.listdir(boot) if name.startswith("vmlinuz-")]
+    images = [name for name in os.listdir(boot) if name.startswith("vmlinuz-")] \
+        if os.path.isdir(boot) else []
     if not images:
         raise SetupError(f"{os.path.basename(deb)} holds no /boot/vmlinuz")
     release = images[0].partition("-")[2]
@@ -316,14 +318,21 @@ class Kernel:
 
 
 def get(meta):
-    """The kernel, from the cache or by apt. Raises Unavailable where neither has one."""
+    """
+    The kernel, from the cache or by apt. Raises Unavailable where neither has one. Only for the default
+    another one will do: who has named a kernel would take its results for those of the named one.
+    """
     for program in ("dpkg-deb", "busybox"):
         if not shutil.which(program):
             raise SetupError(f"{program} is missing (packages: dpkg, busybox-static)")
     cache = cache_directory()
     with locked(cache):
         directory, why = fetch(cache, meta)
-        if not directory:
+        if not directory and meta != DEFAULT:
+            directory = os.path.join(cache, meta)
+            if not os.path.exists(os.path.join(directory, "release")):
+                raise SetupError(f"{meta} can not be fetched ({why}), and is not cached in {cache}")
+        elif not directory:
             directory = newest(cache)
             if not directory:
                 raise Unavailable(f"no kernel: {meta} can not be fetched ({why}), and none is cached "

@@ -94,7 +94,10 @@ in_use() {
 bind() {
 	check "an ordinary user is told" denies "run it as root" setpriv --reuid user --regid user \
 		--clear-groups env PATH="$PATH" setup.sh bind
-	check "bind" says "$first: nvme -> vfio-pci" env HUGEMEM=16 HUGENODE=0,1 TARGET_USER=user setup.sh bind
+	check "data on it, not named" says "$first: left with nvme, there is data on it (ext4)" setup.sh bind
+	check "data, not named: still with nvme" test "$(driver_of "$first") $(driver_of "$second")" = "nvme nvme"
+	check "bind" says "$first: nvme -> vfio-pci" env HUGEMEM=16 HUGENODE=0,1 TARGET_USER=user \
+		setup.sh bind "$first" "$second"
 	check "it is with vfio-pci" test "$(driver_of "$first")" = vfio-pci
 	check "so is the other" test "$(driver_of "$second")" = vfio-pci
 	check "no block device is left" not test -e /sys/block/nvme0n1

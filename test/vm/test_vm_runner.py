@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The runner of the virtual machine: each way in which a run can end is told apart."""
 
+import importlib.machinery
+import importlib.util
 import os
 import signal
 import subprocess
@@ -132,6 +134,29 @@ class Ends(RunnerTest):
         self.assertIn("QEMU was killed by SIGKILL", errors)
 
 
+class Interpreter(RunnerTest):
+    """A script's first line counts as it does elsewhere: one that ends at a failed command ends there."""
+
+    def test_words(self):
+        loader = importlib.machinery.SourceFileLoader("run", RUN)
+        run = importlib.util.module_from_spec(importlib.util.spec_from_loader("run", loader))
+        loader.exec_module(run)
+        for first, words in ((b"true\n", ["sh"]), (b"#!/bin/sh\n", ["/bin/sh"]),
+                             (b"#!/bin/sh -e\n", ["/bin/sh", "-e"]),
+                             (b"#! /bin/dash -eu \n", ["sh", "-eu"]),
+                             (b"#!/bin/bash\n", ["/bin/bash"]),
+                             (b"#!/usr/bin/bash -e -u\n", ["/usr/bin/bash", "-e -u"]),
+                             (b"#!/usr/bin/env bash\n", ["bash"]),
+                             (b"#!/usr/bin/env -S bash -e -u\n", ["bash", "-e", "-u"]),
+                             (b"# !/bin/bash\n", ["sh"]), (b"", ["sh"])):
+            with self.subTest(first=first):
+                self.assertEqual(run.interpreter_of(first), words)
+
+    def test_ends_at_the_first_failure(self):
+        code, out, errors = self.run_vm("#!/bin/sh -e\necho begun\nfalse\necho not here\nexit 0\n")
+        self.assertEqual((code, out), (1, "begun\n"), errors)
+
+
 class Guest(RunnerTest):
     def test_devices(self):
         """What the options ask for is there; modules come with all that they need."""
@@ -191,7 +216,13 @@ class Refusals(RunnerTest):
                 (["--disk", "/no/such.img"], "no such image: /no/such.img"),
                 (["-p", "no-such-program"], "no such program: no-such-program"),
                 (["-f", "/no/such/file"], "no such file: /no/such/file"),
-                (["-m", "nosuchmodule"], "has no module nosuchmodule")):
+                (["-m", "nosuchmodule"], "has no module nosuchmodule"),
+                (["--kernel", "linux-image-no-such-kernel"], "linux-image-no-such-kernel can not be fetched"),
+                (["--timeout", "nan"], "more than 0"),
+                (["--timeout", "inf"], "more than 0"),
+                (["--boot-timeout", "0"], "more than 0"),
+                (["--memory", "lots"], "invalid count value: 'lots'"),
+                (["--bogus"], "run --help")):
             with self.subTest(options=options):
                 code, _, errors = self.run_vm("true", *options)
                 self.assertEqual(code, machine.HOST, errors)
