@@ -214,6 +214,11 @@ users_of_part() {
 	for path in "$SYSFS"/class/block/loop*/loop/backing_file; do
 		[ "$(value "$path")" != "/dev/$part" ] || say "$part is behind a loop device ($path)"
 	done
+	for path in "$SYSFS"/kernel/config/nvmet/subsystems/*/namespaces/*; do # the kernel claims nothing
+		source=$(value "$path/device_path") where=${path%/namespaces/*}
+		[ "$(value "$path/enable" 0)" != 1 ] || [ "$(readlink -m "$source")" != "/dev/$part" ] ||
+			say "$part is exported by the kernel's NVMe target (${where##*/})"
+	done
 	for device in "/dev/$part" "/dev/ng${part#nvme}"; do
 		[ -z "${opened[$device]-}" ] || say "$device is open in${opened[$device]}"
 	done

@@ -285,33 +285,40 @@ class Removed(FaultTest):
                 self.take(client, answers)
         self.assertEqual(self.rpc("bdev_get_bdevs"), [])
 
+    def stick(self, name, mode):
+        """A client with requests of each kind at a bdev that ends none; READs in parts and behind others."""
+        self.malloc(4 * MIB, name=name)
+        self.rpc("bdev_error_create", base_name=name)
+        self.rpc("export_create", name=name, bdev="EE_" + name)
+        self.rpc("bdev_error_inject_error", name="EE_" + name, io_type="all", error_type="pending",
+                 num=1000)
+        client = self.target.connect(name, mode=mode)
+        stuck = [client.request(command, 65536 * number, 4096,
+                                payload=b"s" * 4096 if command == CMD_WRITE else b"")
+                 for number, command in enumerate((CMD_READ, CMD_WRITE, CMD_TRIM, CMD_WRITE_ZEROES))]
+        stuck.append(client.request(CMD_FLUSH))
+        stuck += [client.request(CMD_READ, 0, 3 * MIB) for _ in range(3)]
+        stuck.append(client.request(CMD_WRITE, 0, 3 * MIB, payload=bytes(3 * MIB)))
+        self.until_busy(name, len(stuck))
+        return client, stuck
+
     def test_stuck(self):
-        """What the bdev does not end is answered in its place, READs in parts and behind others too."""
-        for mode in rawnbd.SIMPLE, rawnbd.STRUCTURED, rawnbd.EXTENDED:
-            self.malloc(4 * MIB, name="base")
-            self.rpc("bdev_error_create", base_name="base")
-            self.rpc("export_create", name="e", bdev="EE_base")
-            self.rpc("bdev_error_inject_error", name="EE_base", io_type="all", error_type="pending",
-                     num=1000)
-            client, answers = self.target.connect("e", mode=mode), {}
-            stuck = [client.request(command, 65536 * number, 4096,
-                                    payload=b"s" * 4096 if command == CMD_WRITE else b"")
-                     for number, command in enumerate((CMD_READ, CMD_WRITE, CMD_TRIM,
-                                                       CMD_WRITE_ZEROES))]
-            stuck.append(client.request(CMD_FLUSH))
-            stuck += [client.request(CMD_READ, 0, 3 * MIB) for _ in range(3)]
-            stuck.append(client.request(CMD_WRITE, 0, 3 * MIB, payload=bytes(3 * MIB)))
-            self.until_busy("e", 9)
-            began = time.monotonic()
-            removal = self.remove("base")
+        """What the bdev does not end is answered in its place, in each mode."""
+        modes = {"simple": rawnbd.SIMPLE, "structured": rawnbd.STRUCTURED, "extended": rawnbd.EXTENDED}
+        clients = {name: self.stick(name, mode) for name, mode in modes.items()}
+        began = time.monotonic()
+        removals = [self.remove(name) for name in modes]
+        for name, (client, stuck) in clients.items():
+            answers = {}
             self.take(client, answers, len(stuck))
-            self.assertEqual({answers[cookie] for cookie in stuck}, {ESHUTDOWN}, mode)
-            self.assertEqual(client.receive_until_closed(), b"", mode)
-            self.assertGreater(time.monotonic() - began, 0.8)
-            self.rpc("bdev_error_inject_error", name="EE_base", io_type="clear",
+            self.assertEqual({answers[cookie] for cookie in stuck}, {ESHUTDOWN}, name)
+            self.assertEqual(client.receive_until_closed(), b"", name)
+        self.assertGreater(time.monotonic() - began, 0.8)
+        for name, removal in zip(modes, removals):
+            self.rpc("bdev_error_inject_error", name="EE_" + name, io_type="clear",
                      error_type="failure")  # the last FLUSH
             removal.join(15)
-            self.assertEqual(self.rpc("export_get_exports"), [])
+        self.assertEqual(self.rpc("export_get_exports"), [])
 
     def test_idle_client_is_let_go(self):
         self.rpc("export_create", name="e", bdev="m")

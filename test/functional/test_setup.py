@@ -292,6 +292,15 @@ class InUse(SetupTest):
         self.tree.write("sys/class/block/loop3/loop/backing_file", "/dev/nvme0n1p1\n")
         self.check_refused("nvme0n1p1 is behind a loop device")
 
+    def test_exported(self):
+        space = "sys/kernel/config/nvmet/subsystems/nqn.test/namespaces/1"
+        self.tree.write(f"{space}/device_path", "/dev/nvme0n1p1\n")
+        self.tree.write(f"{space}/enable", "0\n")
+        self.setup("bind")
+        self.setup("reset")
+        self.tree.write(f"{space}/enable", "1\n")
+        self.check_refused("nvme0n1p1 is exported by the kernel's NVMe target (nqn.test)")
+
     def test_open(self):
         self.tree.add_process(41, "qemu-system-x86", "/dev/null", "/dev/nvme0n1", "/dev/nvme0n1")
         self.tree.add_process(42, "nvme-cli", "/dev/ng0n1")
