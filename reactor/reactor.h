@@ -180,9 +180,9 @@ void reactor_hop(unsigned destination, struct hop *hop);
 unsigned reactor_ring_depth(unsigned from, unsigned to);
 
 /*
- * On the core: a local device has requests of this core, or has none left. As long as one has, the core
- * polls REACTOR_DEVICE_PATIENCE times as long before it sleeps: the device tells in some tens or
- * hundreds of microseconds, and waking up would cost as much again.
+ * On the core: a local device has requests of this core, or has none left. As long as one has, the
+ * core polls REACTOR_DEVICE_PATIENCE times as long before it sleeps: the device tells in some tens
+ * or hundreds of microseconds, and waking up would cost as much again.
  */
 static inline void reactor_device_busy(struct reactor *reactor)
 {

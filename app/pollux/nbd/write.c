@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * write: the payload of WRITEs, as it arrives. Where the bdev takes payload at once (malloc, null)
- * each piece is written straight from the receive buffer. Elsewhere it goes to an I/O buffer: at once
- * where it is here, else in parts of up to BDEV_IO_MAX_BYTES, as they are filled; at most half of the core's buffers may wait for
- * bytes from the network - beyond that a part is what has arrived.
+ * each piece is written straight from the receive buffer. Elsewhere it goes to an I/O buffer: at
+ * once where all of it is here, else in parts of up to BDEV_IO_MAX_BYTES, as they are filled; at
+ * most half of the core's buffers may wait for bytes from the network - beyond that a part is what
+ * has arrived.
  */
 #include <errno.h>
 #include <string.h>

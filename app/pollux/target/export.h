@@ -59,10 +59,11 @@ struct export
 	enum export_state state;
 	struct bdev_claim claim;
 	char *holder; /* "export NAME" */
-	bool kick;   /* its connections are ended at once */
-	bool answer; /* what the bdev does not end is answered with an error */
-	bool told;   /* every net core has ended its connections, or is about to */
-	bool doomed; /* the bdev goes */
+	/* read by net cores, perhaps in an earlier round */
+	_Atomic bool kick;   /* its connections are ended at once */
+	_Atomic bool answer; /* what the bdev does not end is answered with an error */
+	bool told;	     /* every net core has ended its connections, or is about to */
+	bool doomed;	     /* the bdev goes */
 	bool closing_channels;
 	struct control_timer drain; /* its next step: what is left is answered, or kicked */
 	unsigned answer_rounds;

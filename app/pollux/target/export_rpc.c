@@ -212,12 +212,12 @@ static json_t *statistics(const struct export *export)
 		struct export_op_stats sum = {0};
 		for (unsigned i = 0; i < reactor_count; i++) {
 			const struct export_op_stats *part = &export->stats[i].op[op];
-			sum.ops += part->ops;
-			sum.bytes += part->bytes;
-			sum.errors += part->errors;
-			sum.latency_ticks += part->latency_ticks;
-			sum.latency_max_ticks =
-				MAX_OF(sum.latency_max_ticks, part->latency_max_ticks);
+			sum.ops += counter_read(&part->ops);
+			sum.bytes += counter_read(&part->bytes);
+			sum.errors += counter_read(&part->errors);
+			sum.latency_ticks += counter_read(&part->latency_ticks);
+			sum.latency_max_ticks = MAX_OF(sum.latency_max_ticks,
+						       counter_read(&part->latency_max_ticks));
 		}
 		json_object_set_new(object, names[op],
 				    json_pack("{s:I, s:I, s:I, s:I, s:I}", "ops",
@@ -228,7 +228,7 @@ static json_t *statistics(const struct export *export)
 	}
 	int64_t inflight = 0;
 	for (unsigned i = 0; i < reactor_count; i++)
-		inflight += export->stats[i].inflight;
+		inflight += counter_read(&export->stats[i].inflight);
 	json_object_set_new(object, "inflight", json_integer(inflight));
 	return object;
 }
