@@ -10,6 +10,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "lib/base/counter.h"
+
 enum { REAP_MOST = 512 };
 
 /* What a kind adds to the flags of a core's rings. */
@@ -40,7 +42,7 @@ static void ring_bell(struct deferred *deferred)
 		destroy(ring);
 		return;
 	}
-	ring->uring.enters++;
+	counter_add(&ring->uring.enters, 1);
 	io_uring_submit_and_get_events(&ring->uring.ring);
 }
 

@@ -100,6 +100,16 @@ static never_inline void send_left(struct hop_lane *lane)
 	}
 }
 
+/* Tried again with the deferred calls that come behind these, and in the next pass. */
+static never_inline void stall(struct hop_lane *lane)
+{
+	if (lane->stalled_at != reactor_self->now) {
+		lane->stalled_at = reactor_self->now;
+		counter_add(&lane->stalls, 1);
+	}
+	reactor_defer(reactor_self, &lane->flush);
+}
+
 /* At the end of a pass. */
 static void lane_flush(struct deferred *deferred)
 {
@@ -107,10 +117,8 @@ static void lane_flush(struct deferred *deferred)
 	if (unlikely(lane->left_first))
 		send_left(lane);
 	send_staged(lane);
-	if (unlikely(lane->left_first)) {
-		counter_add(&lane->stalls, 1);
-		reactor_defer(reactor_self, deferred);
-	}
+	if (unlikely(lane->left_first))
+		stall(lane);
 	reactor_wake(reactors[lane->destination]);
 }
 

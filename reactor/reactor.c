@@ -132,7 +132,7 @@ int reactor_loop(void *arg)
 	uint64_t previous = reactor->last_work = clock_ticks();
 	uint64_t *account = &reactor->stats.idle_ticks; /* the pass before: busy or idle */
 	while (!reactor->stopping) {
-		reactor->now = clock_ticks();
+		counter_set(&reactor->now, clock_ticks());
 		counter_add(account, reactor->now - previous);
 		previous = reactor->now;
 		counter_add(&reactor->stats.loops, 1);

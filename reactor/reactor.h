@@ -82,8 +82,9 @@ struct hop_lane {
 	unsigned staged_count;
 	struct hop *staged[REACTOR_HOP_BURST];
 	struct hop *left_first, **left_last; /* the ring had no room for them */
-	/* counters, as in struct reactor_stats; stalls: the ring was full */
+	/* counters, as in struct reactor_stats; stalls: passes in which the ring was full */
 	uint64_t sent, stalls, bursts;
+	uint64_t stalled_at; /* ticks: the pass of the last stall */
 	/* the receiver's counters, of the first of each burst: from the ring's one end to the other */
 	cache_aligned uint64_t arrivals;
 	uint64_t latency_ticks, latency_max_ticks;
@@ -92,7 +93,7 @@ struct hop_lane {
 struct reactor {
 	/* written by the owner only */
 	struct uring uring;
-	uint64_t now; /* ticks at the beginning of this pass: the hot path's clock */
+	uint64_t now; /* ticks at the beginning of this pass, counter_set(): the hot path's clock */
 	struct deferred *deferred_first, **deferred_last;
 	struct buffers buffers; /* this core's I/O buffers */
 	TAILQ_HEAD(, poller) pollers;

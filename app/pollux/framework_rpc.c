@@ -74,8 +74,9 @@ static json_t *describe_reactor(const struct reactor *reactor)
 {
 	const struct nbd_core *core = nbd_cores[reactor->index];
 	uint64_t idle = counter_read(&reactor->stats.idle_ticks);
+	uint64_t pass = counter_read(&reactor->now); /* before the clock, or it may be later */
 	if (atomic_load(&reactor->sleeping)) /* the sleep under way is added when it ends */
-		idle += clock_ticks() - reactor->now;
+		idle += clock_ticks() - pass;
 	json_t *object = json_pack(
 		"{s:i, s:i, s:I, s:I, s:b, s:i, s:i, s:[]}", "lcore", reactor->cpu, "tid",
 		reactor->tid, "busy", (json_int_t)counter_read(&reactor->stats.busy_ticks), "idle",
@@ -94,7 +95,7 @@ static json_t *describe_reactor(const struct reactor *reactor)
 	json_object_set_new(object, "buffer_bytes_free",
 			    json_integer(counter_read(&reactor->buffers.free_bytes)));
 	json_object_set_new(object, "registered_buffers",
-			    json_boolean(reactor->uring.buffer_count > 0));
+			    json_boolean(counter_read(&reactor->uring.buffer_count) > 0));
 	if (core)
 		json_object_set_new(object, "request_slots_free",
 				    json_integer(counter_read(&core->requests.free_count)));

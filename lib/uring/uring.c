@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "lib/base/compiler.h"
+#include "lib/base/counter.h"
 #include "lib/base/log.h"
 
 static void init_files(struct uring *uring)
@@ -63,7 +64,7 @@ struct io_uring_sqe *uring_get_sqe(struct uring *uring)
 {
 	struct io_uring_sqe *sqe;
 	while (unlikely(!(sqe = io_uring_get_sqe(&uring->ring)))) {
-		uring->enters++;
+		counter_add(&uring->enters, 1);
 		int error = io_uring_submit(&uring->ring);
 		/* -EBUSY, -EAGAIN: the kernel wants its completions taken first */
 		if (error < 0)
@@ -82,7 +83,7 @@ bool uring_submit(struct uring *uring)
 {
 	if (!io_uring_sq_ready(&uring->ring) && !kernel_asks(&uring->ring))
 		return false;
-	uring->enters++;
+	counter_add(&uring->enters, 1);
 	io_uring_submit_and_get_events(&uring->ring);
 	return true;
 }
@@ -105,7 +106,7 @@ int uring_busy_poll(struct uring *uring, unsigned us)
 void uring_wait(struct uring *uring, uint64_t timeout_ns)
 {
 	struct io_uring_cqe *cqe;
-	uring->enters++;
+	counter_add(&uring->enters, 1);
 	if (timeout_ns == UINT64_MAX) {
 		io_uring_submit_and_wait(&uring->ring, 1);
 		return;
@@ -166,5 +167,6 @@ int uring_buffer_add(struct uring *uring, void *base, size_t bytes)
 							&tag, 1);
 	if (done < 0)
 		return done;
-	return uring->buffer_count++;
+	counter_add(&uring->buffer_count, 1);
+	return uring->buffer_count - 1;
 }

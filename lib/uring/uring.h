@@ -51,12 +51,12 @@ enum {
 struct uring {
 	struct io_uring ring;
 	unsigned pending;      /* SQEs taken since the last submit */
-	uint64_t enters;       /* io_uring_enter(2) calls so far */
+	uint64_t enters;       /* io_uring_enter(2) calls so far: counter_add() */
 	bool registered_files; /* the sparse file table is there */
 	bool registered_buffers;
 	uint16_t free_files[URING_FILE_SLOTS];
 	unsigned free_file_count;
-	unsigned buffer_count;
+	unsigned buffer_count; /* counter_add() */
 };
 
 /*

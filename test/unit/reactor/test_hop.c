@@ -210,12 +210,18 @@ static void test_a_full_ring_stalls_and_loses_nothing(void **state)
 		assert_true(monotonic_us() < until);
 		sleep_us(100);
 	}
+	uint64_t passes = counter_read(&reactors[0]->stats.loops);
+	stalls = counter_read(&lane->stalls);
 	/* the sender goes on with other work, and the receiver's other lanes are free */
 	for (int i = 0; i < 20; i++)
 		on_reactor(0, nothing, NULL);
 	assert_int_equal(reactor_ring_depth(0, 1), RING_CAPACITY);
 	assert_int_equal(reactor_ring_depth(2, 1), 0);
 	assert_int_equal(atomic_load(&flood_arrived), 0);
+	/* one a pass, and that under way */
+	stalls = counter_read(&lane->stalls) - stalls;
+	passes = counter_read(&reactors[0]->stats.loops) - passes;
+	assert_in_range(stalls, 1, passes + 1);
 	atomic_store(&release, true);
 	wait_for_count(&flood_arrived, FLOOD_HOPS);
 	on_reactor(1, nothing, NULL);
