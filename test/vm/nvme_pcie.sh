@@ -99,7 +99,14 @@ check "twice, spelt otherwise" says 'attached already' bdev_nvme_attach_controll
 	"$(attach Nvme1 "${pci0#000}")"
 check "listed" tells Nvme0n2 bdev_nvme_get_controllers
 check "a format with metadata" says 'metadata' bdev_nvme_attach_controller "$(attach x "$pci2")"
-check "detached" works bdev_nvme_detach_controller '{"name":"Nvme0"}'
+check "its health, whole" tells "model_number.*\"traddr\": *\"$pci0\".*num_err_log.*critical_composite_temp" \
+	bdev_nvme_get_controller_health_info '{"name":"Nvme0"}'
+check "detach: it is not there" says "is at $pci0" bdev_nvme_detach_controller \
+	'{"name":"Nvme0","trtype":"PCIe","traddr":"0000:77:00.0"}'
+check "detach: not in this way" says 'is attached by PCIe' bdev_nvme_detach_controller \
+	'{"name":"Nvme0","trtype":"passthrough"}'
+check "detached" works bdev_nvme_detach_controller \
+	"{\"name\":\"Nvme0\",\"trtype\":\"pcie\",\"traddr\":\"${pci0#0000:}\"}"
 check "attached again" works bdev_nvme_attach_controller "$(attach Nvme0 "$pci0")"
 check "its namespaces are looked at" rescanned
 stop "attached"
