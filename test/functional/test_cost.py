@@ -129,6 +129,8 @@ class Cost(harness.TargetTest):
                  else str(harness.CPUS[0]))
         allowed = self.figures[case]
         most = allowed.get("at_most", allowed["instructions"] * TOLERANCE)
+        if "together" in allowed:  # another try may keep this limit, too
+            most = min(most, self.figures[allowed["together"]]["instructions"] + allowed["more"])
         for _ in range(TRIES):
             count, enters = self.instructions(spec, cores, mode)
             if count <= most:
