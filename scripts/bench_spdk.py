@@ -51,7 +51,10 @@ def library_path(program):
 
 
 def huge_pages(size):
-    """Whether the machine has set aside enough of them for target and client."""
+    """Whether the machine has set aside enough of them for target and client, and lets them be used."""
+    with open("/proc/mounts", encoding="ascii", errors="replace") as file:
+        if not any(line.split()[2] == "hugetlbfs" for line in file):
+            return False
     with open("/proc/meminfo", encoding="ascii") as file:
         told = dict(re.findall(r"^(\w+): *(\d+)", file.read(), re.M))
     have = int(told.get("HugePages_Total", 0)) * int(told.get("Hugepagesize", 0)) // 1024
