@@ -8,23 +8,17 @@
  * usage: nvme-acked write SOCKET EXPORT OFFSET RECORD     ends with 0 when the server is gone
  *        nvme-acked check IMAGE OFFSET RECORD             IMAGE: a disk, or a copy of one
  */
-#include <endian.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "plain.h"
+
 enum {
-	CMD_WRITE = 1,
-	OPT_EXPORT_NAME = 1,
-	CLIENT_FLAGS = 3, /* fixed newstyle, no zeroes after the answer */
-	GREETING_BYTES = 18,
-	ANSWER_BYTES = 10,
 	BLOCKS = 256,
 	BLOCK_BYTES = 4096,
 	SECTOR_WORDS = 512 / 8,
@@ -32,61 +26,12 @@ enum {
 	ACKED_MIN = 50, /* fewer prove nothing */
 };
 
-static const uint64_t option_magic = 0x49484156454f5054;
-static const uint32_t request_magic = 0x25609513, reply_magic = 0x67446698;
-
 /* Writes of each block, counted from 1. */
 static struct {
 	uint64_t sent[BLOCKS], acked[BLOCKS];
 } record;
 
-static int fd;
-
-static void need(bool good, const char *what)
-{
-	if (good)
-		return;
-	fprintf(stderr, "nvme-acked: %s\n", what);
-	exit(1);
-}
-
 /* ---- Writing ---- */
-
-static bool put(const void *bytes, size_t count)
-{
-	const uint8_t *from = bytes;
-	while (count) {
-		ssize_t n = send(fd, from, count, MSG_NOSIGNAL);
-		if (n <= 0)
-			return false;
-		from += n;
-		count -= (size_t)n;
-	}
-	return true;
-}
-
-static bool get(void *bytes, size_t count)
-{
-	return recv(fd, bytes, count, MSG_WAITALL) == (ssize_t)count;
-}
-
-static void connect_to(const char *path, const char *name)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	uint8_t greeting[GREETING_BYTES], answer[ANSWER_BYTES];
-	uint32_t flags = htobe32(CLIENT_FLAGS);
-	struct {
-		uint64_t magic;
-		uint32_t option, bytes;
-	} head = {htobe64(option_magic), htobe32(OPT_EXPORT_NAME), htobe32(strlen(name))};
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	need(fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof(address)), "no server");
-	need(get(greeting, sizeof(greeting)) && put(&flags, sizeof(flags)) &&
-		     put(&head, sizeof(head)) && put(name, strlen(name)) &&
-		     get(answer, sizeof(answer)),
-	     "no export");
-}
 
 static uint64_t word_of(unsigned block, uint64_t count, unsigned at)
 {
@@ -96,32 +41,21 @@ static uint64_t word_of(unsigned block, uint64_t count, unsigned at)
 static bool send_write(unsigned block, uint64_t offset)
 {
 	static uint64_t words[BLOCK_BYTES / 8];
-	struct __attribute__((packed)) {
-		uint32_t magic;
-		uint16_t flags, type;
-		uint64_t cookie, offset;
-		uint32_t bytes;
-	} head = {htobe32(request_magic), 0, htobe16(CMD_WRITE), htobe64(block),
-		  htobe64(offset + (uint64_t)block * BLOCK_BYTES), htobe32(BLOCK_BYTES)};
 	uint64_t count = ++record.sent[block];
 	for (unsigned i = 0; i < BLOCK_BYTES / 8; i++)
 		words[i] = word_of(block, count, i);
-	return put(&head, sizeof(head)) && put(words, sizeof(words));
+	return plain_request(0, CMD_WRITE, block, offset + (uint64_t)block * BLOCK_BYTES, BLOCK_BYTES) &&
+	       plain_put(words, sizeof(words));
 }
 
 static bool take_reply(void)
 {
-	struct {
-		uint32_t magic, error;
-		uint64_t cookie;
-	} reply;
-	if (!get(&reply, sizeof(reply)))
+	uint64_t block;
+	uint32_t error;
+	if (!plain_reply(&block, &error))
 		return false;
-	uint64_t block = be64toh(reply.cookie);
-	need(reply.magic == htobe32(reply_magic) && block < BLOCKS &&
-		     record.acked[block] < record.sent[block],
-	     "a reply to nothing");
-	need(!reply.error, "an error");
+	need(block < BLOCKS && record.acked[block] < record.sent[block], "a reply to nothing");
+	need(!error, "an error");
 	record.acked[block] = record.sent[block];
 	return true;
 }
@@ -191,7 +125,7 @@ static void check(const char *image, uint64_t offset)
 int main(int argc, char **argv)
 {
 	if (argc == 6 && !strcmp(argv[1], "write")) {
-		connect_to(argv[2], argv[3]);
+		plain_connect(argv[2], argv[3]);
 		write_until_the_end(strtoull(argv[4], NULL, 0), argv[5]);
 		return 0;
 	}

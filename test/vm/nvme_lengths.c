@@ -9,116 +9,47 @@
  * the kernel's driver. Trimmed blocks must read as zeroes. Exits with 0 if each answer was right, else
  * says which was not.
  */
-#include <endian.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "plain.h"
+
 enum {
-	CMD_READ = 0,
-	CMD_WRITE = 1,
-	CMD_FLUSH = 3,
-	CMD_TRIM = 4,
-	CMD_WRITE_ZEROES = 6,
 	FLAG_FUA = 1 << 0,
 	FLAG_NO_HOLE = 1 << 1,
-	OPT_EXPORT_NAME = 1,
-	CLIENT_FLAGS = 3, /* fixed newstyle, no zeroes after the answer */
-	GREETING_BYTES = 18,
 	WINDOW_BYTES = 4 << 20,
 	BDEV_BYTES = 1 << 20, /* the largest request of a bdev */
 	PAGE_BYTES = 4096,
 	LENGTHS = 64,
 };
 
-static const uint64_t option_magic = 0x49484156454f5054;
-static const uint32_t request_magic = 0x25609513, reply_magic = 0x67446698;
-
-static int fd;
 static uint64_t offset;
 static uint32_t block, mdts;
 static uint64_t cookie, requests;
 static uint8_t model[WINDOW_BYTES], back[WINDOW_BYTES];
 
-static void need(bool good, const char *what)
-{
-	if (good)
-		return;
-	fprintf(stderr, "nvme-lengths: %s\n", what);
-	exit(1);
-}
-
-/* ---- NBD ---- */
-
-static void put(const void *bytes, size_t count)
-{
-	const uint8_t *from = bytes;
-	while (count) {
-		ssize_t n = send(fd, from, count, MSG_NOSIGNAL);
-		need(n > 0, "the socket takes nothing");
-		from += n;
-		count -= (size_t)n;
-	}
-}
-
-static void get(void *bytes, size_t count)
-{
-	need(recv(fd, bytes, count, MSG_WAITALL) == (ssize_t)count, "the server is gone");
-}
-
-static void connect_to(const char *path, const char *name)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	uint8_t greeting[GREETING_BYTES], answer[10];
-	uint32_t flags = htobe32(CLIENT_FLAGS);
-	struct {
-		uint64_t magic;
-		uint32_t option, bytes;
-	} head = {htobe64(option_magic), htobe32(OPT_EXPORT_NAME), htobe32(strlen(name))};
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	need(fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof(address)), "no server");
-	get(greeting, sizeof(greeting));
-	put(&flags, sizeof(flags));
-	put(&head, sizeof(head));
-	put(name, strlen(name));
-	get(answer, sizeof(answer));
-}
-
 /* One request, and its answer; `at` is in the window. */
 static void request(uint16_t flags, uint16_t type, size_t at, size_t bytes, const void *payload,
 		    void *room)
 {
-	struct __attribute__((packed)) {
-		uint32_t magic;
-		uint16_t flags, type;
-		uint64_t cookie, offset;
-		uint32_t bytes;
-	} head = {htobe32(request_magic), htobe16(flags), htobe16(type), htobe64(++cookie),
-		  type == CMD_FLUSH ? 0 : htobe64(offset + at), htobe32(bytes)};
-	struct {
-		uint32_t magic, error;
-		uint64_t cookie;
-	} reply;
-	put(&head, sizeof(head));
-	if (payload)
-		put(payload, bytes);
-	get(&reply, sizeof(reply));
-	need(reply.magic == htobe32(reply_magic) && reply.cookie == htobe64(cookie),
-	     "not the reply to the request");
-	if (reply.error) {
+	uint64_t told;
+	uint32_t error;
+	need(plain_request(flags, type, ++cookie, type == CMD_FLUSH ? 0 : offset + at, bytes) &&
+		     (!payload || plain_put(payload, bytes)),
+	     "the socket takes nothing");
+	need(plain_reply(&told, &error), "the server is gone");
+	need(told == cookie, "not the reply to the request");
+	if (error) {
 		fprintf(stderr, "nvme-lengths: error %u of command %u at %zu, %zu bytes\n",
-			be32toh(reply.error), type, at, bytes);
+			error, type, at, bytes);
 		exit(1);
 	}
-	if (room)
-		get(room, bytes);
+	need(!room || plain_get(room, bytes), "the server is gone");
 	requests++;
 }
 
@@ -236,7 +167,7 @@ int main(int argc, char **argv)
 	mdts = (uint32_t)strtoul(argv[5], NULL, 0);
 	need(block && block <= PAGE_BYTES && mdts > PAGE_BYTES && mdts <= WINDOW_BYTES / 4,
 	     "sizes that it can not work with");
-	connect_to(argv[1], argv[2]);
+	plain_connect(argv[1], argv[2]);
 	refill();
 	all_lengths(CMD_WRITE);
 	all_edges(CMD_WRITE);

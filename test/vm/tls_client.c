@@ -20,12 +20,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "plain.h"
+
 enum {
 	OPT_STARTTLS = 5,
 	OPT_GO = 7,
 	REP_ACK = 1,
-	CMD_READ = 0,
-	CMD_WRITE = 1,
 	CMD_DISC = 2,
 	REQUEST_BYTES = 28,
 	REPLY_BYTES = 16,
@@ -44,14 +44,6 @@ static size_t held_bytes;
 static void fail(const char *what, int code)
 {
 	fprintf(stderr, "tls-client: %s: %s\n", what, gnutls_strerror(code));
-	exit(1);
-}
-
-static void need(bool good, const char *what)
-{
-	if (good)
-		return;
-	fprintf(stderr, "tls-client: %s\n", what);
 	exit(1);
 }
 
