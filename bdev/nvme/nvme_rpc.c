@@ -115,14 +115,18 @@ struct name_params {
 	const char *name;
 };
 
+/* The parameter of those that are about one. */
+#define NAME_OF_CONTROLLER(params)                                                                 \
+	{.name = "name",                                                                           \
+	 .type = RPC_STRING,                                                                       \
+	 .offset = offsetof(params, name),                                                         \
+	 .required = true,                                                                         \
+	 .min = 1,                                                                                 \
+	 .max = NVME_CONTROLLER_NAME_BYTES - 1,                                                    \
+	 .help = "Name of the controller"}
+
 static const struct rpc_param name_params[] = {
-	{.name = "name",
-	 .type = RPC_STRING,
-	 .offset = offsetof(struct name_params, name),
-	 .required = true,
-	 .min = 1,
-	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
-	 .help = "Name of the controller"},
+	NAME_OF_CONTROLLER(struct name_params),
 };
 
 static const struct rpc_param some_name_params[] = {
@@ -152,13 +156,7 @@ struct detach_params {
 };
 
 static const struct rpc_param detach_params[] = {
-	{.name = "name",
-	 .type = RPC_STRING,
-	 .offset = offsetof(struct detach_params, name),
-	 .required = true,
-	 .min = 1,
-	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
-	 .help = "Name of the controller"},
+	NAME_OF_CONTROLLER(struct detach_params),
 	{.name = "trtype",
 	 .type = RPC_ENUM,
 	 .offset = offsetof(struct detach_params, trtype),
@@ -338,13 +336,7 @@ static void handle_health(struct rpc_call *call, const void *arg)
 /* ---- bdev_nvme_reset_controller ---- */
 
 static const struct rpc_param reset_params[] = {
-	{.name = "name",
-	 .type = RPC_STRING,
-	 .offset = offsetof(struct name_params, name),
-	 .required = true,
-	 .min = 1,
-	 .max = NVME_CONTROLLER_NAME_BYTES - 1,
-	 .help = "Name of the controller"},
+	NAME_OF_CONTROLLER(struct name_params),
 	{.name = "cntlid", .type = RPC_OFF, .help = "Several ways to one namespace"},
 };
 
